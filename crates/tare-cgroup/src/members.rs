@@ -1,0 +1,225 @@
+//! The processes in a cgroup and in the cgroups below it: list, move, kill.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroI32;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tare_sys::{Context, Error, Kind, Result};
+
+use crate::cgroup::Cgroup;
+use crate::control;
+use crate::hierarchy::{Hierarchies, Version};
+
+/// How long anything here waits for the kernel or for dying processes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// pidfds held at a time: well below the usual limit of 1024 open files.
+const BATCH: usize = 256;
+
+/// Waits in growing steps until a deadline.
+pub(crate) struct Patience {
+    until: Instant,
+    step: Duration,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Patience {
+        Patience { until: Instant::now() + PATIENCE, step: Duration::from_millis(1) }
+    }
+
+    /// Sleeps a little; `false` once the time is up.
+    pub(crate) fn wait(&mut self) -> bool {
+        if Instant::now() >= self.until {
+            return false;
+        }
+        std::thread::sleep(self.step);
+        self.step = (self.step * 2).min(Duration::from_millis(20));
+        true
+    }
+}
+
+/// The names of the directories in `dir`; none if it is gone.
+pub(crate) fn folders(on: &Hierarchies, dir: &str) -> Result<Vec<String>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = match rustix::fs::openat(on.root(), dir, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => return Ok(Vec::new()),
+        opened => opened.doing(|| format!("open({:?}, O_DIRECTORY)", on.shown(dir)))?,
+    };
+    let mut names = Vec::new();
+    for entry in Dir::new(opened).doing(|| format!("getdents({:?})", on.shown(dir)))? {
+        let entry = match entry {
+            Err(Errno::NOENT | Errno::NODEV) => break,
+            entry => entry.doing(|| format!("getdents({:?})", on.shown(dir)))?,
+        };
+        if entry.file_type() == FileType::Directory
+            && let Ok(name) = entry.file_name().to_str()
+            && name != "."
+            && name != ".."
+        {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// `top` and every cgroup below it, parents before children.
+pub(crate) fn subtree(on: &Hierarchies, top: &str) -> Result<Vec<String>> {
+    let mut found = vec![top.to_owned()];
+    let mut next = 0;
+    while next < found.len() {
+        let below = folders(on, &found[next])?;
+        let parent = found[next].clone();
+        found.extend(below.into_iter().map(|name| format!("{parent}/{name}")));
+        next += 1;
+    }
+    Ok(found)
+}
+
+/// The processes in the one directory `dir`; none if it is gone.
+fn listed(on: &Hierarchies, dir: &str) -> Result<Vec<NonZeroI32>> {
+    let mut path = format!("{dir}/cgroup.procs");
+    let mut text = control::read(on.root(), &path);
+    if text == Err(Errno::OPNOTSUPP) {
+        // A threaded v2 cgroup names threads only; the first thread of a process stands for it.
+        path = format!("{dir}/cgroup.threads");
+        text = control::read(on.root(), &path);
+    }
+    match text {
+        // A process outside our pid namespace is listed as 0, and is not ours to handle.
+        Ok(text) => Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect()),
+        Err(Errno::NOENT | Errno::NODEV) => Ok(Vec::new()),
+        Err(errno) => Err(Error::syscall(format!("read({:?})", on.shown(&path)), errno)),
+    }
+}
+
+impl Cgroup {
+    /// Every process in the cgroup and below it, in ascending order; none if the cgroup does not exist.
+    ///
+    /// On v1 a process counts that is in it in any tree. Zombies do not count.
+    pub fn processes(&self) -> Result<Vec<Pid>> {
+        Ok(self.members(&self.dirs()?)?.into_iter().filter_map(|pid| Pid::from_raw(pid.get())).collect())
+    }
+
+    fn members(&self, dirs: &[String]) -> Result<BTreeSet<NonZeroI32>> {
+        let mut found = BTreeSet::new();
+        for dir in dirs {
+            for cgroup in subtree(&self.on, dir)? {
+                found.extend(listed(&self.on, &cgroup)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// v1: moves every process of the cgroup into its directory in this tree too.
+    ///
+    /// A process may fork while it is being moved, so this goes on until none is left outside.
+    pub(crate) fn move_in(&self, controller: &'static str) -> Result<()> {
+        let dir = self.on.dir(controller, self.relative()?);
+        let path = format!("{dir}/cgroup.procs");
+        let file = control::open_write(self.on.root(), &path)
+            .doing(|| format!("open({:?}, O_WRONLY)", self.on.shown(&path)))?;
+        let mut patience = Patience::new();
+        loop {
+            let inside = self.members(std::slice::from_ref(&dir))?;
+            let all = self.members(&self.dirs()?)?;
+            let outside: Vec<&NonZeroI32> = all.difference(&inside).collect();
+            if outside.is_empty() {
+                return Ok(());
+            }
+            for pid in outside {
+                match control::write_fd(&file, &pid.to_string()) {
+                    // It ended meanwhile, or is ending.
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(errno) => {
+                        let call = format!("write({:?}, \"{pid}\")", self.on.shown(&path));
+                        return Err(Error::syscall(call, errno));
+                    }
+                }
+            }
+            if !patience.wait() {
+                return Err(Error::new(
+                    Kind::Conflict,
+                    format!(
+                        "move the processes of /{} to {}: they fork faster",
+                        self.relative()?,
+                        self.on.shown(&dir)
+                    ),
+                )
+                .hint("set a pids limit on the container, then try again"));
+            }
+        }
+    }
+
+    /// Sends SIGKILL to every process in the cgroup and below it, frozen ones too. A cgroup that does not
+    /// exist is no error.
+    ///
+    /// v2: one write, in which the kernel leaves no fork behind (Linux 5.14); the processes die soon after.
+    /// Otherwise: signals until the cgroup is empty, at most 2 s. A signal goes only to a process that is seen
+    /// in the cgroup after a handle on it was taken, never to a stranger with a reused number.
+    ///
+    /// Errors: [`Kind::Kernel`] if processes are left after 2 s.
+    pub fn kill(&self) -> Result<()> {
+        let relative = self.relative()?;
+        if self.on.version() == Version::V2 {
+            let path = format!("{relative}/cgroup.kill");
+            match control::write(self.on.root(), &path, "1") {
+                Ok(()) => return Ok(()),
+                // Gone, or a kernel before 5.14, or a threaded cgroup: the loop sorts that out.
+                Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}
+                Err(errno) => {
+                    return Err(Error::syscall(format!("write({:?}, \"1\")", self.on.shown(&path)), errno));
+                }
+            }
+        }
+        let mut patience = Patience::new();
+        loop {
+            let left = self.processes()?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            for batch in left.chunks(BATCH) {
+                self.signal(batch)?;
+            }
+            // A process that is frozen on v1 dies only once it is thawed, and then before it runs again.
+            self.thaw()?;
+            if !patience.wait() {
+                return Err(Error::new(
+                    Kind::Kernel,
+                    format!("kill cgroup /{relative}: {} still live", numbers(&self.processes()?)),
+                )
+                .hint(
+                    "they hang in the kernel (state D in ps), most often on storage that does not answer",
+                ));
+            }
+        }
+    }
+
+    fn signal(&self, pids: &[Pid]) -> Result<()> {
+        let held: Vec<_> = pids
+            .iter()
+            .filter_map(|&pid| Some((pid, rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?)))
+            .collect();
+        let still = self.members(&self.dirs()?)?;
+        for (pid, fd) in held.iter().filter(|(pid, _)| still.contains(&pid.as_raw_nonzero())) {
+            match rustix::process::pidfd_send_signal(fd, Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => {
+                    let call = format!("pidfd_send_signal({}, SIGKILL)", pid.as_raw_nonzero());
+                    return Err(Error::syscall(call, errno));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `processes 12, 13 and 4 more`.
+pub(crate) fn numbers(pids: &[Pid]) -> String {
+    let shown: Vec<String> = pids.iter().take(8).map(|pid| pid.as_raw_nonzero().to_string()).collect();
+    match pids.len().saturating_sub(shown.len()) {
+        0 => format!("processes {}", shown.join(", ")),
+        more => format!("processes {} and {more} more", shown.join(", ")),
+    }
+}

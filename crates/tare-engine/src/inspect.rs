@@ -1,0 +1,116 @@
+//! `inspect`: a container in Docker's shape and words, so that scripts written for Docker find what they look
+//! for. What Docker does not know stands under `Tare`.
+
+use serde_json::{Value, json};
+use tare_sys::{Error, Kind, Result};
+
+use crate::container::{Folders, Roots, State, Status};
+use crate::policy::{self, Share};
+
+/// Everything about one container.
+pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
+    let record = folders.record()?;
+    let status = folders.status()?.unwrap_or_else(Status::created);
+    let (config, host) = (&record.request.config, &record.request.host_config);
+    let running = status.state == State::Running;
+    let sharing = policy::sharing(host)?;
+    let word = |share: &Share| match share {
+        Share::Private => "private".to_owned(),
+        Share::Host => "host".to_owned(),
+        Share::Container(id) => format!("container:{id}"),
+    };
+    let json = |value: serde_json::Result<Value>| {
+        value.map_err(|err| Error::new(Kind::Corrupt, format!("inspect {}: {err}", record.name)))
+    };
+    let in_run = |name: &str| folders.run.join(name);
+    let mut config_json = json(serde_json::to_value(config))?;
+    config_json["Hostname"] = json!(policy::hostname(&record.request, &record.id));
+    Ok(json!({
+        "Id": record.id,
+        "Created": record.created,
+        "Path": record.command.first().map_or("", String::as_str),
+        "Args": record.command.iter().skip(1).collect::<Vec<_>>(),
+        "State": {
+            "Status": status.state,
+            "Running": running,
+            "Paused": false,
+            "Restarting": false,
+            "OOMKilled": status.oom_killed,
+            "Dead": false,
+            "Pid": status.pid,
+            // Docker has no word for "nobody saw it": 255, and the reason beside it.
+            "ExitCode": status.exit_code.map_or(255, u32::from),
+            "Error": status.error,
+            "StartedAt": status.started,
+            "FinishedAt": status.finished,
+        },
+        "Image": record.image_id,
+        "ResolvConfPath": in_run("resolv.conf"),
+        "HostnamePath": in_run("hostname"),
+        "HostsPath": in_run("hosts"),
+        "LogPath": folders.log(),
+        "Name": format!("/{}", record.name),
+        "RestartCount": 0,
+        "Driver": "overlay",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": null,
+        "HostConfig": json(serde_json::to_value(host))?,
+        "GraphDriver": {
+            "Name": "overlay",
+            "Data": {
+                "LowerDir": record.layers.iter().rev()
+                    .map(|layer| roots.state.join("images/layers").join(layer).display().to_string())
+                    .collect::<Vec<_>>().join(":"),
+                "UpperDir": folders.state.join("rw/upper"),
+                "WorkDir": folders.state.join("rw/work"),
+            },
+        },
+        "Mounts": mounts(&record.request),
+        "Config": config_json,
+        "NetworkSettings": { "Networks": {}, "Ports": {} },
+        "Tare": {
+            "Namespaces": {
+                "User": word(&sharing.user),
+                "Pid": word(&sharing.pid),
+                "Ipc": word(&sharing.ipc),
+                "Uts": word(&sharing.uts),
+                "Network": word(&sharing.network),
+                "Cgroup": word(&sharing.cgroup),
+                "Time": word(&sharing.time),
+            },
+            "IdRange": record.base.map(|base| json!({ "First": base, "Size": crate::range::SIZE })),
+            "Cgroup": record.cgroup,
+        },
+    }))
+}
+
+fn mounts(request: &crate::request::CreateRequest) -> Vec<Value> {
+    let host = &request.host_config;
+    let binds = host.binds.iter().filter_map(|bind| {
+        let mut parts = bind.split(':');
+        let (source, destination) = (parts.next()?, parts.next()?);
+        let mode = parts.next().unwrap_or_default();
+        let read_only = mode.split(',').any(|word| word == "ro");
+        let propagation = mode
+            .split(',')
+            .find(|word| word.ends_with("private") || word.ends_with("slave") || word.ends_with("shared"));
+        Some(json!({
+            "Type": "bind", "Source": source, "Destination": destination, "Mode": mode,
+            "RW": !read_only, "Propagation": propagation.unwrap_or("rprivate"),
+        }))
+    });
+    let mounts = host.mounts.iter().map(|mount| {
+        json!({
+            "Type": if mount.kind.is_empty() { "bind" } else { &mount.kind },
+            "Source": mount.source, "Destination": mount.target, "Mode": "", "RW": !mount.read_only,
+            "Propagation": mount.propagation,
+        })
+    });
+    let tmpfs = host.tmpfs.iter().map(|(destination, options)| {
+        json!({ "Type": "tmpfs", "Source": "", "Destination": destination, "Mode": options, "RW": true, "Propagation": "" })
+    });
+    binds.chain(mounts).chain(tmpfs).collect()
+}

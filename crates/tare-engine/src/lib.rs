@@ -1,0 +1,38 @@
+//! The engine: the verbs on containers and images, without a daemon.
+//!
+//! It never parses a command line and never prints; it makes no raw syscall. Everything it knows is in files
+//! that a person can read.
+//!
+//! ```text
+//! request ──▶ policy (pure) ──▶ plan: OCI spec ──▶ monitor (forked) ──▶ runtime ──▶ kernel
+//!                 ▲                                   │
+//!               facts                                 └──▶ status.json, log.json ──▶ ps, inspect, logs
+//! sweep: list, compare, undo (whatever a kill left half done)
+//! ```
+#![forbid(unsafe_code)]
+
+mod attach;
+mod container;
+mod engine;
+mod facts;
+mod files;
+mod host_image;
+mod image;
+mod inspect;
+mod log;
+mod monitor;
+mod name;
+pub mod policy;
+mod range;
+mod removal;
+pub mod request;
+mod sweep;
+pub mod time;
+
+pub use attach::Attachment;
+pub use container::{Roots, State};
+pub use engine::{Attach, Created, Engine, ImageSummary, Started, Summary};
+pub use facts::default_roots;
+pub use log::LogQuery;
+pub use monitor::Exit;
+pub use tare_sys::signal::number as signal_number;

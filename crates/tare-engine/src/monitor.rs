@@ -1,0 +1,384 @@
+//! The monitor: one small process a container, forked from the command that starts it, in a session of its
+//! own. It makes the cgroup, launches the container, owns its output and its exit code, and cleans up.
+//!
+//! ```text
+//! command ──fork──▶ monitor ──clone3──▶ container
+//!    ▲                 │ ◀── stdout, stderr or terminal
+//!    │   started, output, exit                 │ ──▶ log.json, status.json
+//!    └─────────────────┘
+//! ```
+//!
+//! stdin does not pass through here: the command writes into the container's pipe or terminal itself, so that
+//! a container that does not read cannot hold up anything else. Killing the command never kills the container.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use tare_cgroup::{Cgroup, Hierarchies};
+use tare_runtime::rootfs::Rootfs;
+use tare_runtime::seccomp::Compiled;
+use tare_runtime::{Launch, Running};
+use tare_sys::channel::{Channel, MAX_MESSAGE};
+use tare_sys::process::{self, Ended, Side};
+use tare_sys::{Context, Error, Kind, Result};
+
+use crate::container::{Folders, Lock, Record, Roots, State, Status, boot_id, process_began};
+use crate::log::{Stream, Writer};
+use crate::policy::Plan;
+use crate::removal;
+use crate::time::Moment;
+
+/// Bytes of output taken at once. Four of these are all the buffers that a monitor has.
+const CHUNK: usize = 16 * 1024;
+
+/// Everything a monitor is born with.
+pub struct Job {
+    /// Where everything is kept.
+    pub roots: Roots,
+    /// The container's folders.
+    pub folders: Folders,
+    /// What was asked for.
+    pub record: Record,
+    /// What was decided.
+    pub plan: Plan,
+    /// Where `/` comes from.
+    pub rootfs: Rootfs,
+    /// The compiled filter.
+    pub filter: Option<Compiled>,
+    /// The cgroup hierarchies of this host.
+    pub hierarchies: Hierarchies,
+    /// Being in charge of it, by holding this open.
+    #[expect(dead_code, reason = "held, not read")]
+    pub lock: Lock,
+    /// The container's stdin, where it has no terminal.
+    pub stdin: Option<OwnedFd>,
+    /// The other end of that, where nobody writes to it yet: closing it would be the container's end of file.
+    #[expect(dead_code, reason = "held, not read")]
+    pub kept_stdin: Option<OwnedFd>,
+    /// Columns and rows of the caller's terminal.
+    pub terminal_size: Option<(u16, u16)>,
+    /// Send the output to the command as well.
+    pub attached: bool,
+}
+
+/// What the monitor tells the command that started it. The first byte of a message is its kind; output is
+/// raw, the rest JSON.
+#[derive(Debug)]
+pub enum Message {
+    /// It runs. Its files: the pidfd and, with a terminal, our side of that.
+    Started(Vec<String>),
+    /// It could not be started; nothing of it is left.
+    Failed(Error),
+    /// Output.
+    Output(Stream, Vec<u8>),
+    /// It ended.
+    Ended(Exit),
+}
+
+/// How a container ended.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code: the status, or 128 + the signal.
+    pub code: u8,
+    /// The kernel killed one of its processes for want of memory.
+    pub oom_killed: bool,
+    /// Its memory limit in bytes; 0: none.
+    pub memory_limit: u64,
+}
+
+impl Message {
+    fn encode(&self) -> Vec<u8> {
+        fn json<T: Serialize>(kind: u8, value: &T) -> Vec<u8> {
+            let mut bytes = vec![kind];
+            // Strings, numbers and our own error: this cannot fail, and an empty body reads as damaged.
+            let _ = serde_json::to_writer(&mut bytes, value);
+            bytes
+        }
+        match self {
+            Message::Started(warnings) => json(b's', warnings),
+            Message::Failed(err) => json(b'f', err),
+            Message::Ended(exit) => json(b'x', exit),
+            Message::Output(stream, bytes) => {
+                let kind = if *stream == Stream::Stdout { b'o' } else { b'e' };
+                std::iter::once(kind).chain(bytes.iter().copied()).collect()
+            }
+        }
+    }
+
+    /// Receives one; `None` when the monitor is gone.
+    pub fn receive(channel: &Channel, buffer: &mut [u8]) -> Result<Option<(Message, Vec<OwnedFd>)>> {
+        let Some((length, files)) = channel.receive(buffer)? else { return Ok(None) };
+        let (kind, body) = (buffer[0], &buffer[1..length]);
+        let bad =
+            |err: serde_json::Error| Error::new(Kind::Corrupt, format!("message of the monitor: {err}"));
+        let message = match kind {
+            b's' => Message::Started(serde_json::from_slice(body).map_err(bad)?),
+            b'f' => Message::Failed(serde_json::from_slice(body).map_err(bad)?),
+            b'x' => Message::Ended(serde_json::from_slice(body).map_err(bad)?),
+            b'o' => Message::Output(Stream::Stdout, body.to_vec()),
+            b'e' => Message::Output(Stream::Stderr, body.to_vec()),
+            kind => {
+                return Err(Error::new(Kind::Corrupt, format!("message of the monitor: unknown kind {kind}")));
+            }
+        };
+        Ok(Some((message, files)))
+    }
+
+    /// A buffer that every message fits in.
+    pub fn buffer() -> Vec<u8> {
+        vec![0; MAX_MESSAGE]
+    }
+}
+
+/// Forks the monitor. What it was born with lives on in it alone; `writer`, the end of the container's stdin
+/// that the command keeps, lives on in the command alone, or the container would never see the end of it.
+pub fn spawn(job: Job, writer: Option<OwnedFd>) -> Result<(Channel, Option<OwnedFd>)> {
+    let (ours, theirs) = Channel::pair()?;
+    match process::clone(0, None).doing(|| "fork the monitor")? {
+        Side::Parent(_) => Ok((ours, writer)),
+        Side::Child => {
+            drop((ours, writer));
+            run(job, theirs);
+            process::exit_now(0)
+        }
+    }
+}
+
+fn run(mut job: Job, channel: Channel) {
+    let mut client = Some(channel);
+    let started = settle().and_then(|()| start(&mut job));
+    let (running, cgroup, output) = match started {
+        Ok(started) => started,
+        Err(err) => {
+            removal::discard(&job.roots, &job.record);
+            tell(&mut client, &Message::Failed(err), &[]);
+            return;
+        }
+    };
+    let mut files = vec![running.child.pidfd.as_fd()];
+    files.extend(running.terminal.as_ref().map(AsFd::as_fd));
+    tell(&mut client, &Message::Started(running.warnings.clone()), &files);
+    if !job.attached {
+        client = None;
+    }
+    crate::sweep::sometimes(&job.roots);
+    let mut log = Writer::new(job.folders.log());
+    relay(&running, output, &mut log, &mut client);
+    let ended = process::wait(running.child.pidfd.as_fd()).unwrap_or(Ended::Killed(9));
+    let exit = report(&job, &cgroup, ended);
+    tell(&mut client, &Message::Ended(exit), &[]);
+    drop(client);
+    // From here on nobody waits.
+    drop(running);
+    if job.record.request.host_config.auto_remove {
+        removal::empty(&job.roots, &job.record.id);
+    } else {
+        let _ = cgroup.remove();
+        removal::release_range(&job.roots, &job.record);
+    }
+}
+
+/// Leaves the caller's session, folder and files.
+fn settle() -> Result<()> {
+    rustix::process::setsid().doing(|| "setsid()")?;
+    // The terminal's Ctrl-C is not for us, and nothing but SIGKILL ends a monitor before its container.
+    tare_sys::signal::block_all()?;
+    let _ = rustix::thread::set_name(c"tare-monitor");
+    rustix::process::chdir("/").doing(|| "chdir(\"/\")")?;
+    let null = open_null()?;
+    (0..3).try_for_each(|target| process::dup_onto(null.as_fd(), target))
+}
+
+fn open_null() -> Result<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+        .doing(|| "open(\"/dev/null\")")
+}
+
+/// Our ends of the container's output.
+type Output = [Option<OwnedFd>; 2];
+
+fn start(job: &mut Job) -> Result<(Running, Cgroup, Output)> {
+    let linux = job.plan.spec.linux().as_ref();
+    let resources = linux
+        .and_then(|linux| linux.resources().as_ref())
+        .ok_or_else(|| Error::new(Kind::Corrupt, "the plan has no resources"))?;
+    let cgroup = Cgroup::create(&job.hierarchies, &job.record.cgroup, resources)?;
+    match launch_in(job, &cgroup) {
+        Ok((running, output)) => Ok((running, cgroup, output)),
+        Err(err) => {
+            let err = explain_death(err, &cgroup);
+            let _ = cgroup.remove();
+            Err(err)
+        }
+    }
+}
+
+fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
+    let terminal = job.plan.spec.process().as_ref().is_some_and(|process| process.terminal() == Some(true));
+    let entrance = cgroup.entrance()?;
+    let cgroup_mounts = cgroup.mounts();
+    let (mut output, mut theirs) = ([None, None], Vec::new());
+    if !terminal {
+        theirs.push(match job.stdin.take() {
+            Some(stdin) => stdin,
+            None => open_null()?,
+        });
+        for ours in &mut output {
+            let (reader, writer) =
+                rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "pipe2(O_CLOEXEC)")?;
+            rustix::fs::fcntl_setfl(&reader, OFlags::NONBLOCK).doing(|| "fcntl(O_NONBLOCK)")?;
+            *ours = Some(reader);
+            theirs.push(writer);
+        }
+        give_pipes(&theirs, job.record.base)?;
+    }
+    let stdio = match theirs.as_slice() {
+        [stdin, stdout, stderr] => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
+        _ => None,
+    };
+    let running = tare_runtime::launch(&Launch {
+        spec: &job.plan.spec,
+        rootfs: &job.rootfs,
+        user: &job.plan.user,
+        init: job.record.request.host_config.init,
+        entrance: &entrance,
+        cgroup_mounts: &cgroup_mounts,
+        filter: job.filter.as_ref(),
+        stdio,
+        terminal_size: job.terminal_size,
+    })?;
+    if let Some(terminal) = &running.terminal {
+        rustix::fs::fcntl_setfl(terminal, OFlags::NONBLOCK).doing(|| "fcntl(O_NONBLOCK)")?;
+        output[0] = Some(terminal.try_clone().doing(|| "dup(terminal)")?);
+    }
+    let status = Status {
+        state: State::Running,
+        pid: running.child.pid.as_raw_nonzero().get(),
+        pid_began: process_began(running.child.pid.as_raw_nonzero().get()).unwrap_or(0),
+        boot: boot_id(),
+        started: Moment::now().to_string(),
+        ..Status::created()
+    };
+    if let Err(err) = job.folders.write_status(&status) {
+        // A container that nobody could find again must not run.
+        let _ = process::signal(running.child.pidfd.as_fd(), 9);
+        let _ = process::wait(running.child.pidfd.as_fd());
+        return Err(crate::container::explain_full(err));
+    }
+    Ok((running, output))
+}
+
+/// The container's root gets our pipes, so that it can hand them to its user: `echo > /dev/stdout` opens
+/// them again by name.
+fn give_pipes(pipes: &[OwnedFd], base: Option<u32>) -> Result<()> {
+    let Some(base) = base else { return Ok(()) };
+    for pipe in pipes {
+        let stat = rustix::fs::fstat(pipe).doing(|| "fstat(pipe)")?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(base), rustix::fs::Gid::from_raw(base));
+            rustix::fs::fchown(pipe, Some(uid), Some(gid)).doing(|| "fchown(pipe)")?;
+        }
+    }
+    Ok(())
+}
+
+/// A set-up that dies for want of memory looks like any other death; the cgroup knows better.
+fn explain_death(err: Error, cgroup: &Cgroup) -> Error {
+    match cgroup.memory_events() {
+        Ok(events) if events.oom_kills > 0 => {
+            Error::new(Kind::Exhausted, format!("{err} (the memory limit was reached)"))
+                .hint("give it a larger --memory")
+        }
+        _ => err,
+    }
+}
+
+fn tell(client: &mut Option<Channel>, message: &Message, files: &[BorrowedFd<'_>]) {
+    // A command that was killed is no reason to stop.
+    if client.as_ref().is_some_and(|channel| channel.send(&message.encode(), files).is_err()) {
+        *client = None;
+    }
+}
+
+/// Passes output on until the container has ended and all that it wrote is read.
+fn relay(running: &Running, mut output: Output, log: &mut Writer, client: &mut Option<Channel>) {
+    let mut buffer = vec![0; CHUNK];
+    let mut ended = false;
+    while !ended {
+        let mut ready = [PollFlags::empty(); 3];
+        {
+            let mut fds = vec![PollFd::new(&running.child.pidfd, PollFlags::IN)];
+            fds.extend(output.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            match rustix::event::poll(&mut fds, None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(_) => break,
+            }
+            for (slot, fd) in ready.iter_mut().zip(&fds) {
+                *slot = fd.revents();
+            }
+        }
+        ended = !ready[0].is_empty();
+        let mut next = 1;
+        for (slot, stream) in output.iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
+            let Some(fd) = slot else { continue };
+            let flags = ready[next];
+            next += 1;
+            // Once it has ended, all that is left is read, ready or not.
+            while ended || !flags.is_empty() {
+                match rustix::io::read(&*fd, &mut buffer[..]) {
+                    Ok(0) => {
+                        *slot = None;
+                        break;
+                    }
+                    Ok(length) => {
+                        log.write(stream, &buffer[..length]);
+                        if client.is_some() {
+                            tell(client, &Message::Output(stream, buffer[..length].to_vec()), &[]);
+                        }
+                        if !ended {
+                            break;
+                        }
+                    }
+                    Err(Errno::AGAIN | Errno::INTR) => break,
+                    // A terminal whose other side is closed answers EIO: its end of file.
+                    Err(_) => {
+                        *slot = None;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    log.finish();
+}
+
+/// Writes down how it ended, and frees its name if it is to be removed.
+fn report(job: &Job, cgroup: &Cgroup, ended: Ended) -> Exit {
+    let code = ended.code();
+    // Asked only after a failure: a container that ended well was not killed.
+    let events = if code == 0 { None } else { cgroup.memory_events().ok() };
+    let exit = Exit {
+        code,
+        oom_killed: events.as_ref().is_some_and(|events| events.oom_kills > 0),
+        memory_limit: job.record.request.host_config.memory.max(0) as u64,
+    };
+    if job.record.request.host_config.auto_remove {
+        removal::to_trash(&job.roots, &job.record);
+    } else if let Ok(Some(status)) = job.folders.status() {
+        let status = Status {
+            state: State::Exited,
+            pid: 0,
+            finished: Moment::now().to_string(),
+            exit_code: Some(code),
+            oom_killed: exit.oom_killed,
+            ..status
+        };
+        // A full disk loses the exit code; the sweep then says that it is not known.
+        let _ = job.folders.write_status(&status);
+    }
+    exit
+}

@@ -1,0 +1,265 @@
+//! The mounts: the kernel's file systems as Docker lays them out, the engine's three files, the caller's own.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{Mount, MountBuilder};
+use tare_sys::{Error, Kind, Result};
+
+use super::{Facts, Share, Sharing, spec_error};
+use crate::request::CreateRequest;
+
+/// Size of `/dev/shm` where nobody asks, bytes.
+const SHM_SIZE: i64 = 64 << 20;
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mount> {
+    MountBuilder::default()
+        .destination(destination)
+        .typ(kind)
+        .source(source)
+        .options(options.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+        .build()
+        .map_err(spec_error)
+}
+
+/// All of them, in the order they are attached.
+pub fn mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Result<Vec<Mount>> {
+    let host = &request.host_config;
+    let writable = if host.privileged { "rw" } else { "ro" };
+    let own = own_mounts(request, sharing)?;
+    let mut list = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"])?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        )?,
+    ];
+    list.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable])?);
+    list.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", writable])?);
+    list.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?);
+    let size = format!("size={}", if host.shm_size > 0 { host.shm_size } else { SHM_SIZE });
+    match sharing.ipc {
+        Share::Host => {
+            list.push(mount("/dev/shm", "bind", "/dev/shm", &["bind", "nosuid", "noexec", "nodev"])?)
+        }
+        _ if sharing.no_shm => {}
+        _ => {
+            list.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size])?)
+        }
+    }
+    for name in ["resolv.conf", "hostname", "hosts"] {
+        let source = facts.files.join(name);
+        list.push(
+            MountBuilder::default()
+                .destination(Path::new("/etc").join(name))
+                .typ("bind")
+                .source(source)
+                .options(vec!["bind".to_owned(), "rprivate".to_owned()])
+                .build()
+                .map_err(spec_error)?,
+        );
+    }
+    // The caller's word goes over ours, except for what the container cannot be without.
+    for mine in &own {
+        let target = mine.destination();
+        if target == Path::new("/proc") || target == Path::new("/dev") || target == Path::new("/") {
+            return Err(Error::new(Kind::Usage, format!("mount over {}", target.display()))
+                .hint("mount below it, or on a path of your own"));
+        }
+    }
+    list.retain(|ours| own.iter().all(|mine| mine.destination() != ours.destination()));
+    list.extend(own);
+    Ok(list)
+}
+
+/// Those of `-v`, `--mount` and `--tmpfs`; the shallow ones first, so that none hides another.
+fn own_mounts(request: &CreateRequest, sharing: &Sharing) -> Result<Vec<Mount>> {
+    let host = &request.host_config;
+    let idmap = if sharing.user == Share::Host { None } else { Some("ridmap") };
+    let mut own: Vec<Mount> = Vec::new();
+    for bind in &host.binds {
+        own.push(volume(bind, idmap)?);
+    }
+    for (destination, options) in &host.tmpfs {
+        let options: Vec<&str> = options.split(',').filter(|word| !word.is_empty()).collect();
+        own.push(tmpfs(destination, &options)?);
+    }
+    for asked in &host.mounts {
+        own.push(match asked.kind.as_str() {
+            "tmpfs" => {
+                let mut options = Vec::new();
+                if asked.tmpfs_size > 0 {
+                    options.push(format!("size={}", asked.tmpfs_size));
+                }
+                if asked.tmpfs_mode != 0 {
+                    options.push(format!("mode={:o}", asked.tmpfs_mode));
+                }
+                if asked.read_only {
+                    options.push("ro".to_owned());
+                }
+                tmpfs(&asked.target, &options.iter().map(String::as_str).collect::<Vec<_>>())?
+            }
+            "" | "bind" => {
+                let mut options = vec![if asked.non_recursive { "bind" } else { "rbind" }];
+                if asked.read_only {
+                    options.push(if asked.non_recursive { "ro" } else { "rro" });
+                }
+                let propagation = if asked.propagation.is_empty() { "rprivate" } else { &asked.propagation };
+                options.push(known_propagation(propagation)?);
+                bind(
+                    &asked.source,
+                    &asked.target,
+                    options,
+                    idmap.map(|_| if asked.non_recursive { "idmap" } else { "ridmap" }),
+                )?
+            }
+            kind => {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("--mount type={kind}: not a type that tare has yet"),
+                )
+                .hint("the types are bind and tmpfs"));
+            }
+        });
+    }
+    own.sort_by_key(|mount| mount.destination().components().count());
+    for pair in own.windows(2) {
+        if pair[0].destination() == pair[1].destination() {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("mount on {} twice", pair[0].destination().display()),
+            ));
+        }
+    }
+    Ok(own)
+}
+
+/// `SOURCE:DESTINATION[:OPTIONS]`.
+fn volume(text: &str, idmap: Option<&'static str>) -> Result<Mount> {
+    let bad = |why: &str| {
+        Error::new(Kind::Usage, format!("--volume {text:?}: {why}"))
+            .hint("write /host/path:/path/inside, with :ro to make it read-only")
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, words) = match parts.as_slice() {
+        [source, target] => (*source, *target, ""),
+        [source, target, words] => (*source, *target, *words),
+        [_] => return Err(bad("volumes without a host path come later")),
+        _ => return Err(bad("too many colons")),
+    };
+    if !source.starts_with('/') {
+        return Err(bad("named volumes come later; the host path has to be absolute"));
+    }
+    let mut options = vec!["rbind"];
+    let mut propagation = "rprivate";
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        match word {
+            "rw" => {}
+            "ro" => options.push("rro"),
+            // Labels of SELinux: on a host without it there is nothing to relabel, under Docker as here.
+            "z" | "Z" => {}
+            "consistent" | "cached" | "delegated" | "nocopy" => {}
+            "nosuid" => options.push("nosuid"),
+            "nodev" => options.push("nodev"),
+            "noexec" => options.push("noexec"),
+            word => {
+                propagation =
+                    known_propagation(word).map_err(|_| bad(&format!("{word:?} is not an option")))?
+            }
+        }
+    }
+    options.push(propagation);
+    bind(source, target, options, idmap)
+}
+
+fn known_propagation(word: &str) -> Result<&'static str> {
+    ["private", "rprivate", "slave", "rslave", "shared", "rshared"]
+        .into_iter()
+        .find(|known| *known == word)
+        .ok_or_else(|| {
+            Error::new(Kind::Usage, format!("{word:?} is not a mount propagation"))
+                .hint("use rprivate, private, rslave, slave, rshared or shared")
+        })
+}
+
+fn bind(source: &str, target: &str, mut options: Vec<&str>, idmap: Option<&'static str>) -> Result<Mount> {
+    if !source.starts_with('/') {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("bind mount {source:?}: the host path has to be absolute"),
+        ));
+    }
+    options.extend(idmap);
+    let target = inside(target)?;
+    MountBuilder::default()
+        .destination(target)
+        .typ("bind")
+        .source(source)
+        .options(options.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .build()
+        .map_err(spec_error)
+}
+
+fn tmpfs(target: &str, words: &[&str]) -> Result<Mount> {
+    let mut options = vec!["nosuid".to_owned(), "nodev".to_owned(), "noexec".to_owned()];
+    for word in words {
+        let key = word.split('=').next().unwrap_or_default();
+        let known = [
+            "rw",
+            "ro",
+            "exec",
+            "noexec",
+            "suid",
+            "nosuid",
+            "dev",
+            "nodev",
+            "noatime",
+            "atime",
+            "relatime",
+            "strictatime",
+            "size",
+            "mode",
+            "uid",
+            "gid",
+            "nr_inodes",
+            "nr_blocks",
+        ];
+        if !known.contains(&key) {
+            return Err(Error::new(Kind::Usage, format!("--tmpfs {target}: {word:?} is not an option"))
+                .hint("use size=, mode=, uid=, gid=, ro, exec, suid, dev and their opposites"));
+        }
+        options.push((*word).to_owned());
+    }
+    if !options.iter().any(|word| word.starts_with("mode=")) {
+        options.push("mode=1777".to_owned());
+    }
+    MountBuilder::default()
+        .destination(inside(target)?)
+        .typ("tmpfs")
+        .source("tmpfs")
+        .options(options)
+        .build()
+        .map_err(spec_error)
+}
+
+/// A path inside the container: absolute, and without `..`.
+fn inside(target: &str) -> Result<PathBuf> {
+    let path = Path::new(target);
+    if !path.is_absolute() {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("mount on {target:?}: the path inside has to be absolute"),
+        )
+        .hint("write it from /, as in /data"));
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("mount on {target:?}: '..' in a path inside the container"),
+        ));
+    }
+    // Twice the same place must look the same.
+    Ok(path.components().collect())
+}

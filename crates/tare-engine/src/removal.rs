@@ -1,0 +1,64 @@
+//! Removing a container, in an order that a kill at any point leaves repairable: first its folder goes to the
+//! trash, whole, then what it owned is undone, and the folder, which names all that, goes last.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use tare_cgroup::{Cgroup, Hierarchies};
+
+use crate::container::{Record, Roots, make_folder, read_json};
+use crate::range::Range;
+
+/// Removes the container and all that it owned. Nothing here can be refused: what does not go now is tried
+/// again by the next sweep.
+pub fn discard(roots: &Roots, record: &Record) {
+    to_trash(roots, record);
+    empty(roots, &record.id);
+}
+
+/// Makes the container invisible: its name is free and its id unknown.
+pub fn to_trash(roots: &Roots, record: &Record) {
+    roots.release_name(&record.name, &record.id);
+    move_folder(roots, &record.id);
+}
+
+/// Moves a container's folder to the trash, whatever is in it.
+pub fn move_folder(roots: &Roots, id: &str) {
+    let (from, trash) = (roots.folders(id).state, roots.state.join("trash"));
+    if let Err(err) = fs::rename(&from, trash.join(id))
+        && err.kind() == ErrorKind::NotFound
+        && make_folder(&trash, 0o700).is_ok()
+    {
+        let _ = fs::rename(&from, trash.join(id));
+    }
+}
+
+/// Undoes what a container in the trash owned, then deletes it. The caller is in charge of it.
+pub fn empty(roots: &Roots, id: &str) {
+    let folder = roots.state.join("trash").join(id);
+    if let Ok(Some(record)) = read_json::<Record>(&folder.join("container.json")) {
+        remove_cgroup(&record);
+        release_range(roots, &record);
+    }
+    delete(&folder);
+    delete(&roots.folders(id).run);
+}
+
+fn delete(folder: &std::path::Path) {
+    let _ = fs::remove_dir_all(folder);
+}
+
+/// Removes the container's cgroup, and whoever is still in it.
+pub fn remove_cgroup(record: &Record) {
+    let Ok(hierarchies) = Hierarchies::discover() else { return };
+    let cgroup = Cgroup::open(&hierarchies, &record.cgroup);
+    let _ = cgroup.kill();
+    let _ = cgroup.remove();
+}
+
+/// Gives its id range back.
+pub fn release_range(roots: &Roots, record: &Record) {
+    if let Some(base) = record.base {
+        Range::based(&roots.run, base).release(&record.id);
+    }
+}

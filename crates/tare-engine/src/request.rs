@@ -1,0 +1,236 @@
+//! What a caller asks for, in Docker's shapes and words.
+//!
+//! The command line and the Docker API fill in the same structs, so they cannot differ, and `inspect` prints
+//! them back under the names that scripts written for Docker look for. Nothing here decides anything: what an
+//! empty field means is decided in [`policy`](crate::policy).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything needed to make one container.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct CreateRequest {
+    /// The name asked for; empty: one is made up.
+    pub name: String,
+    /// What runs.
+    pub config: Config,
+    /// On what terms it runs on this host.
+    pub host_config: HostConfig,
+}
+
+/// What runs: the portable half of a request (Docker's `Config`).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Config {
+    /// Host name inside; empty: the first 12 characters of the id.
+    pub hostname: String,
+    /// NIS domain name inside.
+    pub domainname: String,
+    /// `name|uid[:group|gid]`; empty: the image's, else root.
+    pub user: String,
+    /// The caller wants to write to stdin right away.
+    pub attach_stdin: bool,
+    /// The caller wants to read stdout right away.
+    pub attach_stdout: bool,
+    /// The caller wants to read stderr right away.
+    pub attach_stderr: bool,
+    /// Give the process a terminal.
+    pub tty: bool,
+    /// Keep a stdin for the process (`-i`); otherwise it reads from `/dev/null`.
+    pub open_stdin: bool,
+    /// `KEY=value`, on top of the image's.
+    pub env: Vec<String>,
+    /// Command; `None`: the image's.
+    pub cmd: Option<Vec<String>>,
+    /// Image, as the caller wrote it.
+    pub image: String,
+    /// Absolute path inside; empty: the image's, else `/`.
+    pub working_dir: String,
+    /// Entry point; `None`: the image's; `Some([])`: none.
+    pub entrypoint: Option<Vec<String>>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Signal that `stop` sends; `None`: the image's, else SIGTERM.
+    pub stop_signal: Option<String>,
+    /// Seconds that `stop` waits before it kills; `None`: 10.
+    pub stop_timeout: Option<u32>,
+}
+
+/// On what terms it runs (Docker's `HostConfig`). Sizes are bytes, 0 is "no limit" unless it says otherwise.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct HostConfig {
+    /// `SOURCE:DESTINATION[:OPTIONS]`, as `--volume` takes them.
+    pub binds: Vec<String>,
+    /// Mounts, as `--mount` takes them.
+    pub mounts: Vec<Mount>,
+    /// Destination to options (`size=64m,mode=1777`), as `--tmpfs` takes them.
+    pub tmpfs: BTreeMap<String, String>,
+    /// File that gets the container's id.
+    #[serde(rename = "ContainerIDFile")]
+    pub container_id_file: String,
+    /// `private` (also empty, `default`, `bridge` for now), `none`, `host`, `container:ID`.
+    pub network_mode: String,
+    /// `private` (also empty), `host`, `container:ID`.
+    pub pid_mode: String,
+    /// `private` (also empty), `none`, `shareable`, `host`, `container:ID`.
+    pub ipc_mode: String,
+    /// `private` (also empty), `host`.
+    #[serde(rename = "UTSMode")]
+    pub uts_mode: String,
+    /// `private` (also empty, `auto`), `host`, `container:ID`.
+    pub userns_mode: String,
+    /// `private` (also empty), `host`.
+    pub cgroupns_mode: String,
+    /// Parent of the container's cgroup; empty: `/tare`.
+    pub cgroup_parent: String,
+    /// Offsets of the container's clocks, in nanoseconds; a tare extension.
+    pub time_offsets: TimeOffsets,
+    /// Use this host directory as `/` instead of an image; empty: the image. A tare extension.
+    pub rootfs: String,
+    /// Remove the container when it ends.
+    pub auto_remove: bool,
+    /// Capabilities to add, with or without `CAP_`; `ALL`.
+    pub cap_add: Vec<String>,
+    /// Capabilities to drop.
+    pub cap_drop: Vec<String>,
+    /// Supplementary groups, by name or number.
+    pub group_add: Vec<String>,
+    /// Name servers; empty: the host's.
+    pub dns: Vec<String>,
+    /// Resolver options.
+    pub dns_options: Vec<String>,
+    /// Search domains.
+    pub dns_search: Vec<String>,
+    /// `HOST:IP` lines for `/etc/hosts`.
+    pub extra_hosts: Vec<String>,
+    /// Everything allowed: no isolation to speak of.
+    pub privileged: bool,
+    /// The root file system is read-only.
+    pub readonly_rootfs: bool,
+    /// `seccomp=…`, `no-new-privileges[=true|false]`, `systempaths=unconfined`, `label=…`, `apparmor=…`.
+    pub security_opt: Vec<String>,
+    /// Namespaced sysctls.
+    pub sysctls: BTreeMap<String, String>,
+    /// A tiny init as PID 1 that passes signals on and reaps.
+    pub init: bool,
+    /// Size of `/dev/shm`; 0: 64 MiB.
+    pub shm_size: i64,
+    /// -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// Host devices.
+    pub devices: Vec<DeviceMapping>,
+    /// `c 1:3 rwm`, as `--device-cgroup-rule` takes them.
+    pub device_cgroup_rules: Vec<String>,
+    /// Resource limits of the process (setrlimit(2)).
+    pub ulimits: Vec<Ulimit>,
+
+    /// Memory limit.
+    pub memory: i64,
+    /// Memory plus swap; -1: unlimited swap; 0: the same as `memory`.
+    pub memory_swap: i64,
+    /// Soft memory limit.
+    pub memory_reservation: i64,
+    /// 0 to 100; cgroup v1 only.
+    pub memory_swappiness: Option<i64>,
+    /// Do not kill on out of memory; cgroup v1 only.
+    pub oom_kill_disable: bool,
+    /// CPUs in billionths: `--cpus 1.5` is 1,500,000,000.
+    #[serde(rename = "NanoCpus")]
+    pub nano_cpus: i64,
+    /// Relative weight, 2 to 262144; 0: 1024.
+    pub cpu_shares: i64,
+    /// CFS period in microseconds.
+    pub cpu_period: i64,
+    /// CFS quota in microseconds.
+    pub cpu_quota: i64,
+    /// CPUs allowed, `0-2,4`.
+    pub cpuset_cpus: String,
+    /// Memory nodes allowed.
+    pub cpuset_mems: String,
+    /// Processes allowed; `None`: tare's default; -1 or 0: unlimited.
+    pub pids_limit: Option<i64>,
+    /// 10 to 1000; 0: none asked.
+    pub blkio_weight: u16,
+    /// Read limits in bytes per second.
+    pub blkio_device_read_bps: Vec<ThrottleDevice>,
+    /// Write limits in bytes per second.
+    pub blkio_device_write_bps: Vec<ThrottleDevice>,
+    /// Read limits in operations per second.
+    #[serde(rename = "BlkioDeviceReadIOps")]
+    pub blkio_device_read_iops: Vec<ThrottleDevice>,
+    /// Write limits in operations per second.
+    #[serde(rename = "BlkioDeviceWriteIOps")]
+    pub blkio_device_write_iops: Vec<ThrottleDevice>,
+}
+
+/// One `--mount` (Docker's `Mount`).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Mount {
+    /// `bind` or `tmpfs` (`volume` comes with volumes).
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// Host path of a bind.
+    pub source: String,
+    /// Absolute path inside.
+    pub target: String,
+    /// Mount it read-only.
+    pub read_only: bool,
+    /// `rprivate` (also empty), `private`, `rslave`, `slave`, `rshared`, `shared`.
+    pub propagation: String,
+    /// Leave out what is mounted below the source.
+    pub non_recursive: bool,
+    /// Make the source folder if it is missing.
+    pub create_source: bool,
+    /// Size of a tmpfs; 0: the kernel's default, half the memory.
+    pub tmpfs_size: i64,
+    /// Mode of a tmpfs; 0: 1777.
+    pub tmpfs_mode: u32,
+}
+
+/// One `--device`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DeviceMapping {
+    /// Path on the host.
+    pub path_on_host: String,
+    /// Path inside.
+    pub path_in_container: String,
+    /// Some of `rwm`.
+    pub cgroup_permissions: String,
+}
+
+/// One `--device-read-bps` and the like.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ThrottleDevice {
+    /// Block device on the host.
+    pub path: String,
+    /// Bytes or operations per second.
+    pub rate: u64,
+}
+
+/// One `--ulimit`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Ulimit {
+    /// `nofile`, `nproc`, … (getrlimit(2) without `RLIMIT_`, lower case).
+    pub name: String,
+    /// Soft limit; -1: unlimited.
+    pub soft: i64,
+    /// Hard limit; -1: unlimited.
+    pub hard: i64,
+}
+
+/// Offsets of the container's clocks (time_namespaces(7)), in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct TimeOffsets {
+    /// Of `CLOCK_MONOTONIC`.
+    pub monotonic: i64,
+    /// Of `CLOCK_BOOTTIME` (uptime).
+    pub boottime: i64,
+}

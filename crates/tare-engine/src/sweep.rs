@@ -1,0 +1,104 @@
+//! Recovery: what a killed tare process left half done is found and finished by the next command.
+//!
+//! A container whose run folder nobody has locked has nobody in charge. Its own files say what it had, so the
+//! sweep needs no journal: *list, compare, undo*.
+//!
+//! | found | done |
+//! |---|---|
+//! | in the trash | removed to the end |
+//! | never started | removed: nobody was told of it |
+//! | running, and its process is alive | left alone: a dead monitor does not stop a container |
+//! | running, and its process is gone | recorded as ended with an unknown exit code, its kernel objects undone; removed if it was to be |
+//! | ended | its kernel objects undone, if any are left |
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use tare_sys::Result;
+
+use crate::container::{Roots, State, Status};
+use crate::removal;
+use crate::time::Moment;
+
+/// Sweeps now.
+pub fn sweep(roots: &Roots) -> Result<()> {
+    for (folder, in_trash) in [(roots.state.join("trash"), true), (roots.state.join("containers"), false)] {
+        for id in names(&folder) {
+            tend(roots, &id, in_trash);
+        }
+    }
+    // A run folder without its container: killed between the two, or by a reboot that kept /run.
+    for id in names(&roots.run.join("containers")) {
+        let folders = roots.folders(&id);
+        if !folders.state.exists()
+            && !roots.state.join("trash").join(&id).exists()
+            && let Ok(Some(_lock)) = folders.lock()
+            && !folders.state.exists()
+        {
+            let _ = fs::remove_dir_all(&folders.run);
+        }
+    }
+    Ok(())
+}
+
+/// Sweeps, but at most once a second: for the start of a container, of which there may be hundreds.
+pub fn sometimes(roots: &Roots) {
+    let stamp = roots.run.join("swept");
+    let now = SystemTime::now();
+    let recent = fs::metadata(&stamp)
+        .and_then(|meta| meta.modified())
+        .is_ok_and(|then| now.duration_since(then).is_ok_and(|age| age < Duration::from_secs(1)));
+    if !recent {
+        let _ = fs::write(&stamp, "");
+        let _ = sweep(roots);
+    }
+}
+
+fn names(folder: &std::path::Path) -> Vec<String> {
+    fs::read_dir(folder)
+        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        .unwrap_or_default()
+}
+
+fn tend(roots: &Roots, id: &str, in_trash: bool) {
+    let folders = roots.folders(id);
+    // Somebody is in charge, or it cannot be told: leave it.
+    let Ok(Some(_lock)) = folders.lock() else { return };
+    if in_trash {
+        return removal::empty(roots, id);
+    }
+    let record = match folders.record() {
+        Ok(record) => record,
+        // Not even written down: there is nothing that it could own. One that is damaged is left for a person.
+        Err(err) if err.kind() == tare_sys::Kind::NotFound => {
+            removal::move_folder(roots, id);
+            return removal::empty(roots, id);
+        }
+        Err(_) => return,
+    };
+    let Ok(status) = folders.status() else { return };
+    match status {
+        None => removal::discard(roots, &record),
+        Some(status) if status.state == State::Running => {
+            if status.process().is_some() {
+                return;
+            }
+            if record.request.host_config.auto_remove {
+                return removal::discard(roots, &record);
+            }
+            let ended = Status {
+                state: State::Exited,
+                pid: 0,
+                finished: Moment::now().to_string(),
+                exit_code: None,
+                error: "its monitor was killed, so nobody saw how it ended".to_owned(),
+                ..status
+            };
+            if folders.write_status(&ended).is_ok() {
+                removal::remove_cgroup(&record);
+                removal::release_range(roots, &record);
+            }
+        }
+        Some(_) => removal::release_range(roots, &record),
+    }
+}

@@ -1,0 +1,26 @@
+//! Images: names, the content store, and the safe unpacking of archives that strangers made.
+//!
+//! It never starts anything, never talks to a container, and never believes what an archive says: names,
+//! links, numbers and sizes in it are checked before use, and paths are resolved by the kernel inside the
+//! tree being unpacked ([`tare_sys::path::Root`]). What uses an image (a container) is the engine's to know.
+//!
+//! ```text
+//! archive ─▶ unpack::input (hash, inflate, limits) ─▶ unpack (tar → tree) ─▶ layers/<random>.pending/
+//!                    └─ the same bytes, as they came ─▶ blob ────────────────────┘
+//!                                                      one syncfs, then renames:
+//!         store::import ─▶ blobs/sha256/…, layers/<diff id>/ ─▶ ids/…, names/… ─▶ index.json
+//! tare run NAME ─▶ ImageStore::resolve ─▶ one file of names/ ─▶ RunRecord
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod digest;
+pub mod reference;
+pub mod store;
+pub mod unpack;
+
+pub use config::{Change, ImageConfig, Platform};
+pub use digest::Digest;
+pub use reference::Reference;
+pub use store::{Image, ImageStore, ImportOptions, Progress, Removed, RunRecord};
+pub use unpack::{Compression, Limits};

@@ -1,0 +1,265 @@
+//! A stream of bytes as a sequence of entries: headers, their extensions, and data.
+//!
+//! Old (v7), ustar, GNU and PAX archives. Not read, and refused with a reason: sparse files, parts of
+//! multi-volume archives. Not applied: PAX global headers, GNU volume labels (as Docker).
+
+use std::io::BufRead;
+
+use tar::EntryType;
+use tare_sys::{Context, Error, Kind, Result};
+
+use super::entry::{Attributes, Entry, EntryKind, EntryPath, show};
+use super::header::{self, BLOCK, Raw};
+use super::pax::{self, Pax};
+use super::{Limits, magic};
+
+/// Reads entries in order. After an error it must not be used further.
+pub(super) struct Archive<'a, R> {
+    input: R,
+    limits: &'a Limits,
+    /// Bytes read so far, for messages.
+    position: u64,
+    /// Data of the current entry not read yet.
+    data: u64,
+    /// Zeros that fill its last block.
+    padding: u64,
+    entries: u64,
+}
+
+impl<'a, R: BufRead> Archive<'a, R> {
+    pub(super) fn new(input: R, limits: &'a Limits) -> Archive<'a, R> {
+        Archive { input, limits, position: 0, data: 0, padding: 0, entries: 0 }
+    }
+
+    /// The next entry; `None` at the mark that ends an archive, which must be there.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+        let (mut long_path, mut long_link, mut pax) = (None, None, None);
+        loop {
+            self.skip_data()?;
+            let start = self.position;
+            let Some(block) = self.block()? else {
+                return Err(self.bad(match start {
+                    0 => "it is empty".to_owned(),
+                    _ => "it stops without the mark that ends an archive: the rest is missing".to_owned(),
+                }));
+            };
+            if header::is_end(&block) {
+                return match (long_path, long_link, pax) {
+                    (None, None, None) => Ok(None),
+                    _ => Err(self.bad("an extension header has no entry after it".to_owned())),
+                };
+            }
+            if !header::checksum_is_right(&block) {
+                return Err(match start {
+                    0 => magic::not_a_tar(&block),
+                    _ => self.bad("the checksum of a header is wrong".to_owned()),
+                });
+            }
+            let raw = header::parse(&block).map_err(|why| self.bad(why))?;
+            match raw.kind {
+                EntryType::GNULongName => self.once(&mut long_path, &raw, |data| Ok(until_nul(data)))?,
+                EntryType::GNULongLink => self.once(&mut long_link, &raw, |data| Ok(until_nul(data)))?,
+                EntryType::XHeader => self.once(&mut pax, &raw, |data| pax::parse(&data))?,
+                // Read, to hold it to the same size limit, and not applied.
+                EntryType::XGlobalHeader => drop(self.extension(&raw)?),
+                kind if kind.as_byte() == b'V' => {}
+                _ => {
+                    self.entries += 1;
+                    if self.entries > self.limits.entries {
+                        return Err(self.bad(format!("it has more than {} entries", self.limits.entries)));
+                    }
+                    return self.entry(raw, long_path, long_link, pax.unwrap_or_default()).map(Some);
+                }
+            }
+        }
+    }
+
+    /// Hands the data of the current entry to `write`, piece by piece.
+    pub(super) fn copy_data(&mut self, mut write: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        while self.data > 0 {
+            let position = self.position;
+            let chunk = self.input.fill_buf().doing(|| format!("read the archive at byte {position}"))?;
+            let take = chunk.len().min(usize::try_from(self.data).unwrap_or(usize::MAX));
+            if take == 0 {
+                return Err(self.bad(format!("it ends within an entry; {} bytes are missing", self.data)));
+            }
+            write(&chunk[..take])?;
+            self.input.consume(take);
+            self.data -= take as u64;
+            self.position += take as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads what is left, so that the sender of the bytes gets to its end too.
+    pub(super) fn drain(mut self) -> Result<()> {
+        std::io::copy(&mut self.input, &mut std::io::sink()).doing(|| "read the archive to its end")?;
+        Ok(())
+    }
+
+    fn skip_data(&mut self) -> Result<()> {
+        self.copy_data(|_| Ok(()))?;
+        self.data = std::mem::take(&mut self.padding);
+        self.copy_data(|_| Ok(()))
+    }
+
+    /// A whole block, or `None` where the input ends before it.
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
+        let mut block = [0; BLOCK];
+        let mut have = 0;
+        while have < BLOCK {
+            let read = self.input.read(&mut block[have..]);
+            match read.doing(|| format!("read the archive at byte {}", self.position))? {
+                0 if have == 0 => return Ok(None),
+                0 if self.position == have as u64 => return Err(magic::not_a_tar(&block[..have])),
+                0 => return Err(self.bad("it ends within a header: the rest is missing".to_owned())),
+                n => {
+                    have += n;
+                    self.position += n as u64;
+                }
+            }
+        }
+        Ok(Some(block))
+    }
+
+    /// The data of an extension header, which is read into memory and so is limited.
+    fn extension(&mut self, raw: &Raw) -> Result<Vec<u8>> {
+        let size = self.size(raw.size)?;
+        if size > self.limits.extension {
+            return Err(self.bad(format!(
+                "an extension header of {size} bytes is beyond the limit of {}",
+                self.limits.extension
+            )));
+        }
+        self.expect_data(size);
+        let mut data = Vec::new();
+        self.copy_data(|chunk| {
+            data.extend_from_slice(chunk);
+            Ok(())
+        })?;
+        Ok(data)
+    }
+
+    /// Fills `slot` from an extension header; a second one for the same entry would be read differently by
+    /// different readers, so it is refused.
+    fn once<T>(
+        &mut self,
+        slot: &mut Option<T>,
+        raw: &Raw,
+        parse: impl FnOnce(Vec<u8>) -> Result<T, String>,
+    ) -> Result<()> {
+        if slot.is_some() {
+            return Err(self.bad("an entry has two extension headers of the same kind".to_owned()));
+        }
+        let data = self.extension(raw)?;
+        *slot = Some(parse(data).map_err(|why| self.bad(why))?);
+        Ok(())
+    }
+
+    fn expect_data(&mut self, size: u64) {
+        self.data = size;
+        self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
+    }
+
+    fn entry(
+        &mut self,
+        raw: Raw,
+        long_path: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+        pax: Pax,
+    ) -> Result<Entry> {
+        let name = long_path.or(pax.path).unwrap_or(raw.path);
+        let link = long_link.or(pax.link).unwrap_or(raw.link);
+        let bad = |why: &str| Error::new(Kind::Corrupt, format!("entry {}: {why}", show(&name)));
+        if raw.kind == EntryType::GNUSparse || pax.sparse {
+            return Err(bad("it is a sparse file, which tare does not read")
+                .hint("make the archive again without --sparse (-S)"));
+        }
+        let path = EntryPath::parse(&name, self.limits)?;
+        let device = || -> Result<(u32, u32)> {
+            let part = |n: i128| u32::try_from(n).map_err(|_| bad("its device number is out of range"));
+            Ok((part(raw.major)?, part(raw.minor)?))
+        };
+        let kind = match raw.kind {
+            // Before ustar a folder was a file whose name ends in '/'.
+            EntryType::Regular if name.ends_with(b"/") => EntryKind::Directory,
+            EntryType::Regular | EntryType::Continuous => EntryKind::File,
+            EntryType::Directory => EntryKind::Directory,
+            EntryType::Symlink if link.is_empty() => return Err(bad("the symbolic link has no target")),
+            EntryType::Symlink if link.len() >= self.limits.path || link.contains(&0) => {
+                return Err(bad("the target of the symbolic link is too long, or holds a NUL"));
+            }
+            EntryType::Symlink => EntryKind::Symlink(link),
+            EntryType::Link => {
+                let target = EntryPath::parse(&link, self.limits)
+                    .map_err(|err| err.context(format!("hard link {}", show(&name))))?;
+                if target.is_root() {
+                    return Err(bad("the hard link has no target"));
+                }
+                EntryKind::HardLink(target)
+            }
+            EntryType::Char => match device()? {
+                // Overlayfs reads this as "the file below is deleted".
+                (0, 0) => return Err(bad("a character device 0:0 would hide files; it is refused")),
+                (major, minor) => EntryKind::CharDevice(major, minor),
+            },
+            EntryType::Block => device().map(|(major, minor)| EntryKind::BlockDevice(major, minor))?,
+            EntryType::Fifo => EntryKind::Fifo,
+            other => {
+                let letter = char::from(other.as_byte()).escape_default();
+                return Err(bad(&format!("entries of type '{letter}' are not for images"))
+                    .hint("make the archive again with tar --create --format=pax, in one volume"));
+            }
+        };
+        if path.is_root() && kind != EntryKind::Directory {
+            return Err(bad("only a folder can be the root of an image"));
+        }
+        // Old tars write a size for entries that have no data; GNU tar and Go read it as 0, so do we. A folder
+        // in the guise of a file does have its data, which is skipped.
+        let size = match (raw.kind, pax.size) {
+            (EntryType::Regular | EntryType::Continuous, Some(size)) => size,
+            (EntryType::Regular | EntryType::Continuous, None) => self.size(raw.size)?,
+            _ => 0,
+        };
+        if size > i64::MAX as u64 {
+            return Err(bad("its size is out of range"));
+        }
+        self.expect_data(size);
+        let id = |what: &str, from_pax: Option<u64>, from_header: i128| {
+            let id = from_pax.map_or(from_header, i128::from);
+            // The last one, 2^32-1, means "leave as it is" to chown(2).
+            u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or_else(|| {
+                bad(&format!("its {what} {id} is out of range"))
+                    .hint("make the archive again with --numeric-owner and ids below 4294967295")
+            })
+        };
+        let attributes = Attributes {
+            mode: u32::try_from(raw.mode & 0o7777).unwrap_or(0),
+            uid: id("uid", pax.uid, raw.uid)?,
+            gid: id("gid", pax.gid, raw.gid)?,
+            mtime: Some(pax.mtime.unwrap_or_else(|| (clamp(raw.mtime), 0))),
+            xattrs: pax.xattrs,
+        };
+        Ok(Entry { path, kind, size, attributes })
+    }
+
+    fn size(&self, size: i128) -> Result<u64> {
+        u64::try_from(size).map_err(|_| self.bad(format!("the size {size} makes no sense")))
+    }
+
+    fn bad(&self, why: String) -> Error {
+        Error::new(Kind::Corrupt, format!("archive, at byte {}: {why}", self.position))
+            .hint("fetch or make the archive again")
+    }
+}
+
+fn clamp(seconds: i128) -> i64 {
+    i64::try_from(seconds).unwrap_or(if seconds < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// GNU ends a long name with a NUL.
+fn until_nul(mut data: Vec<u8>) -> Vec<u8> {
+    let end = data.iter().position(|b| *b == 0).unwrap_or(data.len());
+    data.truncate(end);
+    data
+}

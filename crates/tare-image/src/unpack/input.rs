@@ -1,0 +1,167 @@
+//! From the archive as it came to the tar stream in it: told apart, kept, hashed, inflated, and held to its limits.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+
+use tare_sys::{Context, Error, Kind, Result};
+
+use super::header::BLOCK;
+use super::pipe::{CHUNK, PipeWriter};
+use super::{Compression, Limits, magic};
+use crate::digest::{Digest, Hasher};
+
+/// What was learnt about an archive while it passed.
+#[derive(Clone, Debug)]
+pub(crate) struct Passed {
+    pub(crate) compression: Compression,
+    /// Of the bytes as they came.
+    pub(crate) blob: Digest,
+    pub(crate) blob_size: u64,
+    /// Of the tar stream in them, to its very end: the layer's diff-id.
+    pub(crate) diff_id: Digest,
+}
+
+/// Sends the tar stream inside `archive` into the pipe and keeps the bytes as they came in `keep`. `progress`
+/// hears of bytes in and out. `None` where the pipe's reader is gone: it has the error.
+pub(crate) fn pass(
+    archive: impl Read,
+    keep: &File,
+    to: PipeWriter,
+    limits: &Limits,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Option<Passed>> {
+    let taken = Cell::new(0);
+    let mut source = Source { archive, keep, hasher: Some(Hasher::new()), taken: &taken };
+    let head = source.head()?;
+    let compression = magic::detect(&head)?;
+    // The stream has a hasher of its own; where it is the archive itself, that one does for both.
+    let mut hasher = Hasher::new();
+    if compression == Compression::None {
+        source.hasher = None;
+    }
+    let mut input = BufReader::with_capacity(CHUNK, io::Cursor::new(head).chain(source));
+    let mut out = 0u64;
+    {
+        let mut stream: Box<dyn Read + '_> = match compression {
+            Compression::None => Box::new(&mut input),
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(&mut input)),
+            Compression::Zstd => {
+                let mut decoder =
+                    zstd::stream::read::Decoder::with_buffer(&mut input).doing(|| "start zstd")?;
+                decoder.window_log_max(limits.zstd_window_log).doing(|| "limit the window of zstd")?;
+                Box::new(decoder)
+            }
+        };
+        loop {
+            let mut buffer = to.buffer();
+            let n =
+                fill(&mut stream, &mut buffer).map_err(|err| name_error(err, compression, taken.get()))?;
+            if n == 0 {
+                break;
+            }
+            buffer.truncate(n);
+            out += n as u64;
+            if compression != Compression::None
+                && out > limits.ratio_after
+                && out / limits.ratio > taken.get()
+            {
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!(
+                        "the archive inflates beyond reason: {} bytes became more than {out} (the limit is {}:1)",
+                        taken.get(),
+                        limits.ratio
+                    ),
+                )
+                .hint("if you trust it, decompress it first and import the plain tar archive"));
+            }
+            hasher.update(&buffer);
+            progress(taken.get(), out);
+            if !to.send(buffer) {
+                return Ok(None);
+            }
+        }
+    }
+    // What comes after the compressed stream belongs to the blob all the same.
+    io::copy(&mut input, &mut io::sink()).map_err(|err| name_error(err, compression, taken.get()))?;
+    progress(taken.get(), out);
+    if !to.end() {
+        return Ok(None);
+    }
+    let (_, source) = input.into_inner().into_inner();
+    let diff_id = hasher.finish();
+    let blob = source.hasher.map_or_else(|| diff_id.clone(), Hasher::finish);
+    Ok(Some(Passed { compression, blob, blob_size: taken.get(), diff_id }))
+}
+
+/// Reads until the buffer is full or the stream ends.
+fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut have = 0;
+    while have < buffer.len() {
+        match stream.read(&mut buffer[have..]) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(have)
+}
+
+/// The archive, with a copy kept of every byte that passes.
+struct Source<'a, R> {
+    archive: R,
+    keep: &'a File,
+    /// `None` where the stream itself is hashed.
+    hasher: Option<Hasher>,
+    taken: &'a Cell<u64>,
+}
+
+impl<R: Read> Source<'_, R> {
+    /// The first block, or all there is.
+    fn head(&mut self) -> Result<Vec<u8>> {
+        let mut head = Vec::with_capacity(BLOCK);
+        self.take(BLOCK as u64)
+            .read_to_end(&mut head)
+            .map_err(|err| name_error(err, Compression::None, 0))?;
+        Ok(head)
+    }
+}
+
+impl<R: Read> Read for Source<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.archive.read(into)?;
+        let bytes = &into[..n];
+        let mut keep = self.keep;
+        // An error of our own disk, not of the archive: told apart by its type in `name_error`.
+        keep.write_all(bytes).doing(|| "write the archive to the store").map_err(io::Error::other)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.taken.set(self.taken.get() + n as u64);
+        Ok(n)
+    }
+}
+
+/// Says in one line what went wrong while reading, and whose fault it was.
+fn name_error(err: io::Error, compression: Compression, at: u64) -> Error {
+    let err = match err.downcast::<Error>() {
+        Ok(ours) => return ours,
+        Err(err) => err,
+    };
+    if let Some(errno) = rustix::io::Errno::from_io_error(&err) {
+        return Error::syscall("read the archive", errno);
+    }
+    let what = match compression {
+        Compression::None => "archive",
+        Compression::Gzip => "gzip data",
+        Compression::Zstd => "zstd data",
+    };
+    let why = match err.kind() {
+        io::ErrorKind::UnexpectedEof => "it stops too early: the rest is missing".to_owned(),
+        _ => err.to_string(),
+    };
+    Error::new(Kind::Corrupt, format!("the {what} is damaged near byte {at}: {why}"))
+        .hint("fetch or make the archive again")
+}

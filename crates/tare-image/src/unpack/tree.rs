@@ -1,0 +1,405 @@
+//! The tree being unpacked: where an entry turns into files, folders, links and nodes.
+
+use std::ffi::OsStr;
+use std::io::BufRead;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use tare_sys::path::{Root, fd_name};
+use tare_sys::{Context, Error, Kind, Result};
+
+use super::archive::Archive;
+use super::attributes::{self, Folders};
+use super::entry::{Attributes, Entry, EntryKind, EntryPath, as_path, show};
+use super::{Unpacked, removal};
+
+/// Folders kept open. Archives go through a tree in order, so few are enough.
+const OPEN_FOLDERS: usize = 16;
+
+/// A folder that is filled from an archive.
+pub(super) struct Tree {
+    root: Root,
+    /// Paths as entries name them, and where they lead; the most recent last.
+    open: Vec<(Vec<u8>, Rc<OwnedFd>)>,
+    folders: Folders,
+    /// Bits that the kernel takes off each mode it is given.
+    umask: u32,
+    /// Whether owners and devices can be made.
+    root_user: bool,
+}
+
+impl Tree {
+    pub(super) fn new(into: OwnedFd, scratch: BorrowedFd<'_>) -> Result<Tree> {
+        let mut folders = Folders::new(scratch)?;
+        // An archive need not have an entry for the root of its tree.
+        let attributes = Attributes { mode: 0o755, ..Attributes::default() };
+        folders.push(&EntryPath::default(), &attributes)?;
+        Ok(Tree {
+            root: Root::new(into),
+            open: Vec::new(),
+            folders,
+            umask: umask(),
+            root_user: rustix::process::geteuid().is_root(),
+        })
+    }
+
+    /// Makes what the entry describes; of two with one path, the later wins, as with tar.
+    pub(super) fn place<R: BufRead>(
+        &mut self,
+        entry: &Entry,
+        archive: &mut Archive<'_, R>,
+        unpacked: &mut Unpacked,
+    ) -> Result<()> {
+        if entry.path.is_root() {
+            return self.folders.push(&entry.path, &entry.attributes);
+        }
+        let (folder, name) = entry.path.split();
+        let folder = self.folder(folder, true)?;
+        match &entry.kind {
+            EntryKind::Directory => {
+                // Open to us alone until its attributes are set, at the end.
+                let make = || rustix::fs::mkdirat(&*folder, name, Mode::RWXU);
+                match make() {
+                    Err(Errno::EXIST) if is_folder(&folder, name)? => {}
+                    Err(Errno::EXIST) => {
+                        self.clear(&folder, name)?;
+                        make().doing(|| format!("mkdirat({}, {name:?})", fd_name(&*folder)))?;
+                    }
+                    made => made.doing(|| format!("mkdirat({}, {name:?})", fd_name(&*folder)))?,
+                }
+                self.folders.push(&entry.path, &entry.attributes)
+            }
+            EntryKind::File => {
+                unpacked.bytes += entry.size;
+                self.file(&folder, name, entry, archive, unpacked)
+            }
+            EntryKind::HardLink(target) => self.hard_link(&folder, name, target),
+            EntryKind::Symlink(target) => {
+                self.make(&folder, name, "symlinkat", |folder| {
+                    rustix::fs::symlinkat(as_path(target), folder, name)
+                })?;
+                self.attributes_of_node(&folder, name, &entry.attributes, false, unpacked)
+            }
+            EntryKind::Fifo => self.node(&folder, name, FileType::Fifo, 0, entry, unpacked),
+            EntryKind::CharDevice(major, minor) => {
+                let device = rustix::fs::makedev(*major, *minor);
+                self.node(&folder, name, FileType::CharacterDevice, device, entry, unpacked)
+            }
+            EntryKind::BlockDevice(major, minor) => {
+                let device = rustix::fs::makedev(*major, *minor);
+                self.node(&folder, name, FileType::BlockDevice, device, entry, unpacked)
+            }
+        }
+    }
+
+    /// Sets what had to wait: attributes of folders, which would change, or stand in the way, while filling them.
+    pub(super) fn finish(mut self, unpacked: &mut Unpacked) -> Result<()> {
+        // Take the list out, so that the closure can resolve paths in the rest.
+        let folders = std::mem::take(&mut self.folders);
+        folders.each(|path, attributes| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let opened = if path.is_root() {
+                self.root.open(as_path(b""), flags, Mode::empty())
+            } else {
+                let (folder, name) = path.split();
+                match self.folder(folder, false) {
+                    Ok(folder) => rustix::fs::openat(&*folder, name, flags, Mode::empty())
+                        .doing(|| format!("openat({}, {name:?})", fd_name(&*folder))),
+                    Err(err) => Err(err),
+                }
+            };
+            let fd = match opened {
+                Ok(fd) => fd,
+                // A later entry replaced it.
+                Err(err) if matches!(err.errno(), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+                    return Ok(());
+                }
+                Err(err) => return Err(err),
+            };
+            self.attributes_of(&fd, attributes, unpacked)
+                .doing(|| format!("unpack folder {}", show(path.bytes())))
+        })
+    }
+
+    /// Opens a folder by its path in the tree, following links inside the tree; makes what is missing of it
+    /// where `make` says so.
+    fn folder(&mut self, path: &[u8], make: bool) -> Result<Rc<OwnedFd>> {
+        if let Some(at) = self.open.iter().rposition(|(known, _)| known == path) {
+            let found = self.open.remove(at);
+            let fd = found.1.clone();
+            self.open.push(found);
+            return Ok(fd);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let fd = match self.root.open(as_path(path), flags, Mode::empty()) {
+            Err(err) if err.errno() == Some(Errno::NOENT) && make => self.make_folders(path)?,
+            Err(err) if make => return Err(not_a_folder(err, path)),
+            opened => opened?,
+        };
+        if self.open.len() >= OPEN_FOLDERS {
+            self.open.remove(0);
+        }
+        let fd = Rc::new(fd);
+        self.open.push((path.to_owned(), fd.clone()));
+        Ok(fd)
+    }
+
+    /// Makes the folders of a path that have no entry (yet): 0755, root's, as Docker does.
+    fn make_folders(&mut self, path: &[u8]) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let mut here = self.root.open(as_path(b""), flags, Mode::empty())?;
+        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
+        for end in ends {
+            let so_far = EntryPath::from_checked(path[..end].to_owned());
+            here = match self.root.open(as_path(so_far.bytes()), flags, Mode::empty()) {
+                Err(err) if err.errno() == Some(Errno::NOENT) => {
+                    let (_, name) = so_far.split();
+                    match rustix::fs::mkdirat(&here, name, Mode::RWXU) {
+                        Ok(()) => {}
+                        Err(Errno::EXIST) => {
+                            return Err(Error::new(
+                                Kind::Corrupt,
+                                format!("the folder {} is a link that leads nowhere", show(so_far.bytes())),
+                            ));
+                        }
+                        made => made.doing(|| format!("mkdirat({}, {name:?})", fd_name(&here)))?,
+                    }
+                    self.folders.push(&so_far, &Attributes { mode: 0o755, ..Attributes::default() })?;
+                    self.root.open(as_path(so_far.bytes()), flags, Mode::empty())?
+                }
+                Err(err) => return Err(not_a_folder(err, so_far.bytes())),
+                Ok(fd) => fd,
+            };
+        }
+        Ok(here)
+    }
+
+    /// Removes what stands where an entry goes, a whole folder if need be.
+    fn clear(&mut self, folder: &OwnedFd, name: &OsStr) -> Result<()> {
+        // An open folder may lie within, or be reached through it.
+        self.open.clear();
+        removal::remove(folder, name)
+    }
+
+    /// Runs `make`; where the name is taken, once more after removing what has it.
+    fn make<T>(
+        &mut self,
+        folder: &OwnedFd,
+        name: &OsStr,
+        call: &str,
+        mut make: impl FnMut(&OwnedFd) -> rustix::io::Result<T>,
+    ) -> Result<T> {
+        let made = match make(folder) {
+            Err(Errno::EXIST) => {
+                self.clear(folder, name)?;
+                make(folder)
+            }
+            made => made,
+        };
+        made.doing(|| format!("{call}({}, {name:?})", fd_name(folder)))
+    }
+
+    fn file<R: BufRead>(
+        &mut self,
+        folder: &OwnedFd,
+        name: &OsStr,
+        entry: &Entry,
+        archive: &mut Archive<'_, R>,
+        unpacked: &mut Unpacked,
+    ) -> Result<()> {
+        // Created with its final mode where the kernel lets us, which saves a call for nearly every file.
+        // No set-id bit while it is being written: write(2) would take it off again.
+        let wanted = entry.attributes.mode;
+        let created = wanted & 0o777 | 0o600;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = self.make(folder, name, "openat", |folder| {
+            rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(created))
+        })?;
+        archive.copy_data(|mut chunk| {
+            while !chunk.is_empty() {
+                match rustix::io::write(&fd, chunk) {
+                    Err(Errno::INTR) => {}
+                    Ok(0) => return Err(Error::syscall(format!("write({})", fd_name(&fd)), Errno::IO)),
+                    Ok(n) => chunk = &chunk[n..],
+                    Err(errno) => return Err(errno).doing(|| format!("write({})", fd_name(&fd))),
+                }
+            }
+            Ok(())
+        })?;
+        self.own(&fd, &entry.attributes)?;
+        if created & !self.umask != wanted {
+            rustix::fs::fchmod(&fd, Mode::from_raw_mode(wanted))
+                .doing(|| format!("fchmod({})", fd_name(&fd)))?;
+        }
+        attributes::set_on_fd(&fd, &entry.attributes.xattrs, unpacked)?;
+        set_times(&fd, &entry.attributes)
+    }
+
+    /// Links to a file that is there already. Its attributes are the target's, so nothing else is set: there is
+    /// no call that could be led astray to what the link leads to (CVE-2021-32760).
+    fn hard_link(&mut self, folder: &OwnedFd, name: &OsStr, target: &EntryPath) -> Result<()> {
+        let missing = |err: Error| match err.errno() {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Error::new(
+                Kind::Corrupt,
+                format!("hard link to {}, which is not in the archive before it", show(target.bytes())),
+            ),
+            // link(2) on a folder.
+            Some(Errno::PERM) => {
+                Error::new(Kind::Corrupt, format!("hard link to {}, which is a folder", show(target.bytes())))
+            }
+            Some(Errno::XDEV) => err.with_kind(Kind::Kernel),
+            _ => err,
+        };
+        let (target_folder, target_name) = target.split();
+        let target_folder = self.folder(target_folder, false).map_err(missing)?;
+        let link = || rustix::fs::linkat(&*target_folder, target_name, folder, name, AtFlags::empty());
+        let linked = match link() {
+            Err(Errno::EXIST) => {
+                // Listed twice: the link is there, and removing it might remove the target.
+                if same_file(&target_folder, target_name, folder, name) {
+                    return Ok(());
+                }
+                self.clear(folder, name)?;
+                link()
+            }
+            linked => linked,
+        };
+        linked
+            .doing(|| {
+                let (from, to) = (fd_name(&*target_folder), fd_name(folder));
+                format!("linkat({from}, {target_name:?}, {to}, {name:?})")
+            })
+            .map_err(missing)
+    }
+
+    fn node(
+        &mut self,
+        folder: &OwnedFd,
+        name: &OsStr,
+        kind: FileType,
+        device: u64,
+        entry: &Entry,
+        unpacked: &mut Unpacked,
+    ) -> Result<()> {
+        let mode = Mode::from_raw_mode(entry.attributes.mode & 0o777);
+        let made = self
+            .make(folder, name, "mknodat", |folder| rustix::fs::mknodat(folder, name, kind, mode, device));
+        match made {
+            // Not root, or root of a user namespace. The container has its own /dev.
+            Err(err) if err.errno() == Some(Errno::PERM) && kind != FileType::Fifo => {
+                unpacked.devices_left_out += 1;
+                Ok(())
+            }
+            Err(err) => Err(err),
+            Ok(()) => self.attributes_of_node(folder, name, &entry.attributes, true, unpacked),
+        }
+    }
+
+    /// Attributes of what has no fd of its own: links and nodes, just made here, never followed.
+    fn attributes_of_node(
+        &self,
+        folder: &OwnedFd,
+        name: &OsStr,
+        attributes: &Attributes,
+        has_mode: bool,
+        unpacked: &mut Unpacked,
+    ) -> Result<()> {
+        if let Some((uid, gid)) = self.owner(attributes) {
+            rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .doing(|| format!("fchownat({}, {name:?})", fd_name(folder)))?;
+        }
+        if has_mode {
+            // fchmodat(2) follows, but mknod has just made this name and nobody else can reach the tree.
+            rustix::fs::chmodat(folder, name, Mode::from_raw_mode(attributes.mode), AtFlags::empty())
+                .doing(|| format!("fchmodat({}, {name:?})", fd_name(folder)))?;
+        }
+        attributes::set_on_name(folder, name, &attributes.xattrs, unpacked)?;
+        match times(attributes) {
+            Some(times) => rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                .doing(|| format!("utimensat({}, {name:?})", fd_name(folder))),
+            None => Ok(()),
+        }
+    }
+
+    /// All attributes of an open folder. The owner comes first: a change of owner takes set-id bits off.
+    fn attributes_of(&self, fd: &OwnedFd, attributes: &Attributes, unpacked: &mut Unpacked) -> Result<()> {
+        self.own(fd, attributes)?;
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(attributes.mode))
+            .doing(|| format!("fchmod({})", fd_name(fd)))?;
+        attributes::set_on_fd(fd, &attributes.xattrs, unpacked)?;
+        set_times(fd, attributes)
+    }
+
+    fn own(&self, fd: &OwnedFd, attributes: &Attributes) -> Result<()> {
+        match self.owner(attributes) {
+            Some((uid, gid)) => rustix::fs::fchown(fd, Some(uid), Some(gid))
+                .doing(|| format!("fchown({}, {uid}, {gid})", fd_name(fd))),
+            None => Ok(()),
+        }
+    }
+
+    /// The owner to set. None for root's files, which are root's already: folders get their set-gid bits, which
+    /// would give files another group, only when all files are there.
+    fn owner(&self, attributes: &Attributes) -> Option<(Uid, Gid)> {
+        let root = attributes.uid == 0 && attributes.gid == 0;
+        (self.root_user && !root).then(|| (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid)))
+    }
+}
+
+/// An entry's folder turned out not to be one, or its path to be a loop: the archive's fault, not ours.
+fn not_a_folder(err: Error, path: &[u8]) -> Error {
+    match err.errno() {
+        Some(Errno::NOTDIR) => {
+            Error::new(Kind::Corrupt, format!("{} is to be a folder and a file at once", show(path)))
+        }
+        Some(Errno::LOOP) => {
+            Error::new(Kind::Corrupt, format!("the folder {} is a loop of links", show(path)))
+        }
+        Some(Errno::NAMETOOLONG) => {
+            Error::new(Kind::Corrupt, format!("the path {} is too long when links are followed", show(path)))
+        }
+        _ => err,
+    }
+}
+
+fn is_folder(folder: &OwnedFd, name: &OsStr) -> Result<bool> {
+    let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+        .doing(|| format!("fstatat({}, {name:?})", fd_name(folder)))?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+fn same_file(a: &OwnedFd, a_name: &OsStr, b: &OwnedFd, b_name: &OsStr) -> bool {
+    let stat = |fd: &OwnedFd, name: &OsStr| rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW);
+    match (stat(a, a_name), stat(b, b_name)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
+}
+
+/// The time of last access is not the image's to tell; it is set alike, so that a tree is always the same.
+fn times(attributes: &Attributes) -> Option<Timestamps> {
+    let (seconds, nanoseconds) = attributes.mtime?;
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+    Some(Timestamps { last_access: time, last_modification: time })
+}
+
+fn set_times(fd: &OwnedFd, attributes: &Attributes) -> Result<()> {
+    match times(attributes) {
+        Some(times) => rustix::fs::futimens(fd, &times).doing(|| format!("futimens({})", fd_name(fd))),
+        None => Ok(()),
+    }
+}
+
+/// The process's umask, read without changing it (umask(2) can only swap it, and there are other threads).
+/// Where it cannot be read, every file gets a chmod of its own.
+fn umask() -> u32 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        .unwrap_or(0o777)
+}

@@ -1,0 +1,46 @@
+//! What parent and child say to each other during a launch.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tare_sys::channel::{Channel, MAX_MESSAGE};
+use tare_sys::{Error, Kind, Result};
+
+/// From the parent.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToChild {
+    /// The id maps are written: root exists.
+    Mapped,
+    /// The mounts, as files: the root, then `/dev` and the binds in the spec's order.
+    Mounts,
+}
+
+/// From the child.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromChild {
+    /// The real child, cloned from inside the joined user namespace; its pidfd is the file.
+    Cloned(i32),
+    /// Our side of the container's terminal is the file.
+    Terminal,
+    /// All is set up; the next thing is exec, which closes the channel.
+    Ready,
+    /// This went wrong.
+    Failed(Error),
+}
+
+/// Sends one message.
+pub fn send<M: Serialize>(channel: &Channel, message: &M, files: &[BorrowedFd<'_>]) -> Result<()> {
+    let bytes = serde_json::to_vec(message)
+        .map_err(|err| Error::new(Kind::Corrupt, format!("launch message: {err}")))?;
+    channel.send(&bytes, files)
+}
+
+/// Receives one; `None` when the other side is gone.
+pub fn receive<M: DeserializeOwned>(channel: &Channel) -> Result<Option<(M, Vec<OwnedFd>)>> {
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let Some((length, files)) = channel.receive(&mut buffer)? else { return Ok(None) };
+    let message = serde_json::from_slice(&buffer[..length])
+        .map_err(|err| Error::new(Kind::Corrupt, format!("launch message: {err}")))?;
+    Ok(Some((message, files)))
+}

@@ -1,0 +1,26 @@
+//! From an OCI spec to a running process: the one launch sequence.
+//!
+//! It knows specs, namespaces, mounts and processes; it never knows names, images, labels or Docker, and it
+//! decides nothing that a spec does not say.
+//!
+//! ```text
+//! spec + rootfs + stdio ──▶ launch ──▶ clone3 ──▶ child: mounts, identity, filter ──▶ exec
+//!                              │                        ▲
+//!                              └── id maps, root, /dev ─┘
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod capability;
+mod devices;
+mod init;
+pub mod launch;
+mod masks;
+mod mounts;
+mod namespaces;
+mod rlimit;
+pub mod rootfs;
+pub mod seccomp;
+mod sysctl;
+pub mod user;
+
+pub use launch::{Launch, Running, launch};

@@ -1,0 +1,63 @@
+//! What the container may not see, or not change, of `/proc` and `/sys`.
+//!
+//! The thing that covers a file is the null device of the `/dev` that we made ourselves, held by fd; never
+//! whatever lies at `/dev/null` (CVE-2025-31133). Each target is opened once and covered through that fd.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use tare_sys::mount::{Change, Detached, NewFs, attr};
+use tare_sys::path::Root;
+use tare_sys::{Context, Error, Kind, Result};
+
+fn open(root: &Root, path: &str) -> Result<Option<OwnedFd>> {
+    match root.open(Path::new(path), OFlags::PATH, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        // Not on this kernel: nothing to hide.
+        Err(err) if matches!(err.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// Covers files with the null device and folders with one empty, read-only folder.
+pub fn hide(root: &Root, paths: &[String], dev_null: Option<&OwnedFd>) -> Result<()> {
+    let mut empty: Option<OwnedFd> = None;
+    for path in paths {
+        let what = || format!("mask {path}");
+        let Some(target) = open(root, path).doing(what)? else { continue };
+        let stat = rustix::fs::fstat(&target).doing(what)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let cover = match &empty {
+                Some(attached) => Detached::clone_fd(attached, false)?,
+                None => NewFs::open("tmpfs")?
+                    .string("size", "0")?
+                    .string("nr_inodes", "1")?
+                    .mount(attr::RDONLY)?,
+            };
+            cover.attach(target.as_fd()).doing(what)?;
+            // Once attached it is of our mount namespace, and can be cloned for the next.
+            empty.get_or_insert(OwnedFd::from(cover));
+        } else {
+            let null = dev_null.ok_or_else(|| {
+                Error::new(Kind::Usage, format!("mask {path}: the spec mounts no /dev of its own"))
+                    .hint("mount a tmpfs on /dev")
+            })?;
+            Detached::clone_fd(null, false).doing(what)?.attach(target.as_fd()).doing(what)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lays a read-only copy over each path.
+pub fn make_read_only(root: &Root, paths: &[String]) -> Result<()> {
+    for path in paths {
+        let what = || format!("make {path} read-only");
+        let Some(target) = open(root, path).doing(what)? else { continue };
+        let copy = Detached::clone_fd(&target, true).doing(what)?;
+        copy.change(&Change { set: attr::RDONLY, recursive: true, ..Change::default() }).doing(what)?;
+        copy.attach(target.as_fd()).doing(what)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! Where `/` comes from: a folder, a stack of layers, or the host itself under a veil.
+//!
+//! Built by the parent as a detached mount, seen by nobody until the container attaches it. With a user
+//! namespace, every part is shown through its id map, so files keep their true owners on disk.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use tare_sys::mount::{Change, Detached, NewFs, attr};
+use tare_sys::{Context, Error, Kind, Result};
+
+use crate::mounts::explain_idmap;
+
+/// Where `/` comes from.
+#[derive(Debug, Clone)]
+pub enum Rootfs {
+    /// This folder as it is.
+    Directory(PathBuf),
+    /// Unpacked layers, the lowest first, under a writable one.
+    Layers {
+        /// Folders, the lowest first.
+        lower: Vec<PathBuf>,
+        /// Folder with the sub-folders `upper` and `work`, on a real disk.
+        upper: PathBuf,
+        /// Nothing in it need survive a crash: no sync when it is unmounted.
+        volatile: bool,
+    },
+    /// The host's own root file system, less what the veil covers, under a throw-away layer in memory.
+    Host {
+        /// What is covered, parents before children.
+        veil: Vec<Veiled>,
+    },
+}
+
+/// One covered path of the host.
+#[derive(Debug, Clone)]
+pub struct Veiled {
+    /// Path below `/`, without the leading slash.
+    pub path: PathBuf,
+    /// What is seen instead.
+    pub cover: Cover,
+}
+
+/// What is seen instead of a covered path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cover {
+    /// Nothing: the name is not there.
+    Gone,
+    /// An empty folder with this mode.
+    Empty(u32),
+    /// The folder as it is; listed because something in it is covered. Its mode.
+    Parent(u32),
+}
+
+/// A user namespace as a mount sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct IdMap<'a> {
+    /// The namespace.
+    pub userns: BorrowedFd<'a>,
+    /// Host user id of its root.
+    pub uid: u32,
+    /// Host group id of its root.
+    pub gid: u32,
+}
+
+impl Rootfs {
+    /// Builds it. `idmap`: the container's user namespace, if it has its own.
+    pub fn build(&self, idmap: Option<IdMap<'_>>) -> Result<Detached> {
+        match self {
+            Rootfs::Directory(path) => {
+                let what = || format!("use {} as the root file system", path.display());
+                let tree = Detached::clone_path(path, true).doing(what)?;
+                show_through(&tree, idmap).doing(what)?;
+                Ok(tree)
+            }
+            Rootfs::Layers { lower, upper, volatile } => {
+                let what = || format!("stack {} layers under {}", lower.len(), upper.display());
+                build_layers(lower, upper, *volatile, idmap).doing(what)
+            }
+            Rootfs::Host { veil } => build_host(veil, idmap).doing(|| "use the host's root file system"),
+        }
+    }
+}
+
+fn show_through(tree: &Detached, idmap: Option<IdMap<'_>>) -> Result<()> {
+    let Some(idmap) = idmap else { return Ok(()) };
+    tree.change(&Change { idmap: Some(idmap.userns), ..Change::default() })
+        .map_err(|err| explain_idmap(err, "--userns=host"))
+}
+
+/// Opens folders for overlayfs. Those beside each other share one idmapped copy of their parent.
+struct Folders<'a> {
+    idmap: Option<IdMap<'a>>,
+    parent: Option<(PathBuf, Detached)>,
+}
+
+impl Folders<'_> {
+    fn open(&mut self, path: &Path) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if self.idmap.is_none() {
+            return rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open({path:?})"));
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Error::new(Kind::Usage, format!("{}: not a folder below another", path.display())));
+        };
+        if self.parent.as_ref().is_none_or(|(known, _)| known != parent) {
+            let tree = Detached::clone_path(parent, false)?;
+            show_through(&tree, self.idmap)?;
+            self.parent = Some((parent.to_owned(), tree));
+        }
+        let Some((_, tree)) = &self.parent else { unreachable!("set just above") };
+        rustix::fs::openat(tree, name, flags, Mode::empty()).doing(|| format!("open({path:?})"))
+    }
+}
+
+fn build_layers(
+    lower: &[PathBuf],
+    upper: &Path,
+    volatile: bool,
+    idmap: Option<IdMap<'_>>,
+) -> Result<Detached> {
+    let mut folders = Folders { idmap, parent: None };
+    // Overlayfs wants the topmost first.
+    let lower = lower.iter().rev().map(|path| folders.open(path)).collect::<Result<Vec<_>>>()?;
+    let (upper, work) = (folders.open(&upper.join("upper"))?, folders.open(&upper.join("work"))?);
+    overlay(&lower, &upper, &work, volatile, idmap)
+}
+
+fn build_host(veil: &[Veiled], idmap: Option<IdMap<'_>>) -> Result<Detached> {
+    let (uid, gid) = idmap.map_or((0, 0), |map| (map.uid, map.gid));
+    let memory = NewFs::open("tmpfs")?
+        .string("mode", "755")?
+        .string("uid", uid.to_string())?
+        .string("gid", gid.to_string())?
+        .mount(0)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    with_ids(idmap, || {
+        for (name, mode) in [("veil", 0o755), ("upper", 0o755), ("work", 0o700)] {
+            make_folder(memory.as_fd(), Path::new(name), mode)?;
+        }
+        let covers = memory.open("veil", flags)?;
+        veil.iter().try_for_each(|veiled| cover(covers.as_fd(), veiled))
+    })?;
+    let host = Detached::clone_path(Path::new("/"), false)?;
+    show_through(&host, idmap)?;
+    let lower = [memory.open("veil", flags)?, host.into()];
+    overlay(&lower, &memory.open("upper", flags)?, &memory.open("work", flags)?, true, idmap)
+}
+
+fn make_folder(dir: BorrowedFd<'_>, path: &Path, mode: u32) -> Result<()> {
+    // The caller's umask must not decide what the container may enter.
+    rustix::fs::mkdirat(dir, path, Mode::from_raw_mode(mode))
+        .doing(|| format!("mkdir {}", path.display()))?;
+    rustix::fs::chmodat(dir, path, Mode::from_raw_mode(mode), rustix::fs::AtFlags::empty())
+        .doing(|| format!("chmod {}", path.display()))
+}
+
+fn cover(dir: BorrowedFd<'_>, veiled: &Veiled) -> Result<()> {
+    let path = &veiled.path;
+    match veiled.cover {
+        // A character device 0:0 is overlayfs' whiteout (kernel: Documentation/filesystems/overlayfs.rst).
+        Cover::Gone => rustix::fs::mknodat(dir, path, FileType::CharacterDevice, Mode::empty(), 0)
+            .doing(|| format!("mknod whiteout {}", path.display())),
+        Cover::Parent(mode) => make_folder(dir, path, mode),
+        Cover::Empty(mode) => {
+            make_folder(dir, path, mode)?;
+            let fd = rustix::fs::openat(
+                dir,
+                path,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .doing(|| format!("open {}", path.display()))?;
+            rustix::fs::fsetxattr(&fd, "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
+                .doing(|| format!("setxattr({}, trusted.overlay.opaque)", path.display()))
+        }
+    }
+}
+
+fn overlay(
+    lower: &[OwnedFd],
+    upper: &OwnedFd,
+    work: &OwnedFd,
+    volatile: bool,
+    idmap: Option<IdMap<'_>>,
+) -> Result<Detached> {
+    with_ids(idmap, || {
+        let mut fs = NewFs::open("overlay").map_err(|err| {
+            if err.errno() == Some(Errno::NODEV) {
+                err.with_kind(Kind::Unsupported).hint("this kernel has no overlayfs: try `modprobe overlay`")
+            } else {
+                err
+            }
+        })?;
+        for layer in lower {
+            fs = layer_option(fs, "lowerdir+", layer)?;
+        }
+        fs = layer_option(fs, "upperdir", upper)?;
+        fs = layer_option(fs, "workdir", work)?;
+        if volatile {
+            fs = fs.flag("volatile")?;
+        }
+        // What an image carries as a device node is data; the container's devices are those in its /dev.
+        fs.mount(if idmap.is_some() { attr::NODEV } else { 0 })
+    })
+}
+
+/// Layers by fd are Linux 6.13; before, a path through /proc does where the layer is not a detached mount.
+fn layer_option(fs: NewFs, key: &'static str, layer: &OwnedFd) -> Result<NewFs> {
+    use std::os::fd::AsRawFd;
+    if fs.try_fd(key, layer) {
+        return Ok(fs);
+    }
+    fs.string(key, format!("/proc/self/fd/{}", layer.as_raw_fd()))
+}
+
+/// Overlayfs remembers the credentials of its mounter and makes its own files with them.
+fn with_ids<T>(idmap: Option<IdMap<'_>>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    match idmap {
+        Some(map) => tare_sys::process::with_fs_ids(map.uid, map.gid, work),
+        None => work(),
+    }
+}

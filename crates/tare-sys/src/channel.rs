@@ -1,0 +1,103 @@
+//! Messages between two processes of ours: a pair of `SOCK_SEQPACKET` sockets, so that a message arrives
+//! whole or not at all, and can carry open files.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+use crate::error::{Context, Error, Result};
+
+/// Largest message, bytes. Well under the kernel's default socket buffer (208 KiB).
+pub const MAX_MESSAGE: usize = 64 * 1024;
+/// Most files in one message; the kernel's own limit (`SCM_MAX_FD`).
+pub const MAX_FILES: usize = 253;
+
+/// One end of a channel. When the other end is closed, [`receive`](Channel::receive) answers `None`.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Two connected ends, both close-on-exec.
+    pub fn pair() -> Result<(Channel, Channel)> {
+        let (a, b) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .doing(|| "socketpair(AF_UNIX, SOCK_SEQPACKET)")?;
+        Ok((Channel(a), Channel(b)))
+    }
+
+    /// Sends one message; waits while the other end has not read enough.
+    pub fn send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result<()> {
+        loop {
+            match self.send_with(bytes, files, SendFlags::NOSIGNAL) {
+                Err(Errno::INTR) => continue,
+                result => return result.doing(|| "sendmsg(channel)"),
+            }
+        }
+    }
+
+    /// As [`send`](Channel::send), but answers `false` where that would have to wait.
+    pub fn try_send(&self, bytes: &[u8]) -> Result<bool> {
+        match self.send_with(bytes, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            result => result.map(|()| true).doing(|| "sendmsg(channel)"),
+        }
+    }
+
+    fn send_with(&self, bytes: &[u8], files: &[BorrowedFd<'_>], flags: SendFlags) -> rustix::io::Result<()> {
+        let mut space = Vec::<MaybeUninit<u8>>::new();
+        if !files.is_empty() {
+            space.resize(rustix::cmsg_space!(ScmRights(MAX_FILES)), MaybeUninit::uninit());
+        }
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
+            return Err(Errno::TOOBIG);
+        }
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
+    }
+
+    /// The next message: its bytes in `buffer`, how many, and its files. `None`: the other end is closed.
+    pub fn receive(&self, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            match rustix::net::recvmsg(
+                &self.0,
+                &mut [IoSliceMut::new(buffer)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
+                Err(Errno::INTR) => continue,
+                // The other end died with unread messages of ours: closed, all the same.
+                Err(Errno::CONNRESET) => return Ok(None),
+                Err(errno) => return Err(Error::syscall("recvmsg(channel)", errno)),
+                Ok(received) => break received,
+            }
+        };
+        let mut files = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                files.extend(received);
+            }
+        }
+        // A message of ours is never empty, so nothing read is end of file.
+        Ok((received.bytes > 0).then_some((received.bytes, files)))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> OwnedFd {
+        channel.0
+    }
+}

@@ -1,0 +1,24 @@
+//! The floor of the house: every `unsafe` block, every raw syscall, and the one error type.
+//!
+//! It never decides anything: no defaults, no policy, no knowledge of containers or images.
+//!
+//! ```text
+//! engine, image, runtime, cgroup
+//!    │  values in, values or `Error` out
+//!    ▼
+//! tare-sys ── syscalls ──▶ kernel
+//! ```
+
+pub mod bpf;
+pub mod arena;
+pub mod channel;
+pub mod error;
+pub mod link;
+pub mod mount;
+pub mod path;
+pub mod process;
+pub mod seccomp;
+pub mod signal;
+pub mod tty;
+
+pub use error::{Context, Error, Kind, Result};

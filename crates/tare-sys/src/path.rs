@@ -1,0 +1,160 @@
+//! Paths inside a root that we do not trust, resolved by the kernel and kept as fds (invariant I1).
+//!
+//! A container path is never joined to a host path: `openat2(2)` with `RESOLVE_IN_ROOT` walks it as if the
+//! root's fd were `/`, so neither `..` nor a symbolic link leads out, however the tree changes meanwhile.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Names an fd for a message, as strace does: `5</var/lib/tare>`.
+pub fn fd_name(fd: impl AsFd) -> String {
+    use std::os::fd::AsRawFd;
+    let raw = fd.as_fd().as_raw_fd();
+    match std::fs::read_link(format!("/proc/self/fd/{raw}")) {
+        Ok(path) => format!("{raw}<{}>", path.display()),
+        Err(_) => raw.to_string(),
+    }
+}
+
+/// A directory that plays `/` for the paths resolved in it.
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+impl Root {
+    /// Takes an open directory (`O_PATH` is enough) as the root.
+    pub fn new(fd: OwnedFd) -> Root {
+        Root(fd)
+    }
+
+    /// Opens a host directory as a root. `path` is the caller's own word, not the container's.
+    pub fn open_host(path: &Path) -> Result<Root> {
+        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map(Root)
+            .doing(|| format!("open({path:?}, O_PATH|O_DIRECTORY)"))
+    }
+
+    /// Opens `path` inside the root, following links inside it. `O_CLOEXEC` is always added.
+    ///
+    /// Retries the `EAGAIN` that the kernel answers when the tree is renamed under a `..` (openat2(2)).
+    pub fn open(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+        self.resolve(path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+    }
+
+    /// As [`open`](Root::open), but any symbolic link on the way is an error (`ELOOP`).
+    pub fn open_no_links(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+        self.resolve(path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags, mode: Mode, how: ResolveFlags) -> Result<OwnedFd> {
+        // IN_ROOT takes an absolute path as relative to the root; an empty one means the root itself.
+        let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+        for _ in 0..128 {
+            match rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, mode, how) {
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                result => return result.doing(|| format!("openat2({}, {path:?})", fd_name(&self.0))),
+            }
+        }
+        Err(Error::new(
+            Kind::Conflict,
+            format!("openat2({}, {path:?}): the folders are being renamed under us", fd_name(&self.0)),
+        ))
+    }
+
+    /// Opens the directory `path`, making what is missing of it with `mode`. Every step is resolved in the
+    /// root, so a link half way leads to where the container sees it leading.
+    pub fn make_dirs(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        match self.open(path, flags, Mode::empty()) {
+            Err(err) if err.errno() == Some(Errno::NOENT) => {}
+            found => return found,
+        }
+        let mut so_far = std::path::PathBuf::from("/");
+        let mut here = self.open(&so_far, flags, Mode::empty())?;
+        for part in path.components() {
+            let Component::Normal(name) = part else {
+                if part == Component::ParentDir {
+                    return Err(Error::new(
+                        Kind::Usage,
+                        format!("{}: '..' in a path to create", path.display()),
+                    ));
+                }
+                continue;
+            };
+            so_far.push(name);
+            here = match self.open(&so_far, flags, Mode::empty()) {
+                Err(err) if err.errno() == Some(Errno::NOENT) => {
+                    match rustix::fs::mkdirat(&here, name, mode) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => {
+                            return Err(errno).doing(|| format!("mkdirat({}, {name:?})", fd_name(&here)));
+                        }
+                    }
+                    self.open(&so_far, flags, Mode::empty())?
+                }
+                found => found?,
+            };
+        }
+        Ok(here)
+    }
+
+    /// Opens the file `path` (`O_PATH`), making it, empty, and its folders if missing.
+    pub fn make_file(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
+        match self.open(path, OFlags::PATH, Mode::empty()) {
+            Err(err) if err.errno() == Some(Errno::NOENT) => {}
+            found => return found,
+        }
+        let parent = self.make_dirs(path.parent().unwrap_or(Path::new("/")), Mode::from_raw_mode(0o755))?;
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::new(Kind::Usage, format!("{}: not the name of a file", path.display())))?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&parent, name, flags, mode) {
+            Ok(_) | Err(Errno::EXIST) => self.open(path, OFlags::PATH, Mode::empty()),
+            Err(errno) => {
+                Err(errno).doing(|| format!("openat({}, {name:?}, O_CREAT|O_EXCL)", fd_name(&parent)))
+            }
+        }
+    }
+
+    /// Reads a small regular file inside the root, or `None` where there is none. Whatever is not a regular
+    /// file, or is longer than `limit` bytes, is refused (CVE-2026-47262, CVE-2024-9676).
+    pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        let fd = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(err) if matches!(err.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => return Ok(None),
+            Err(err) => return Err(err),
+        };
+        let stat = rustix::fs::fstat(&fd).doing(|| format!("fstat({})", fd_name(&fd)))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("{} in the image is not a regular file", path.display()),
+            ));
+        }
+        let mut bytes = Vec::new();
+        File::from(fd)
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .doing(|| format!("read {} in the image", path.display()))?;
+        if bytes.len() as u64 > limit {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("{} in the image is longer than {limit} bytes", path.display()),
+            ));
+        }
+        Ok(Some(bytes))
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

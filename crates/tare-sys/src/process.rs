@@ -1,0 +1,309 @@
+//! Processes: clone3, pidfds, exec, sessions.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitId, WaitIdOptions};
+
+use crate::error::{Context, Error, Result};
+
+/// Namespaces (clone(2)).
+pub mod namespace {
+    /// Time.
+    pub const TIME: u64 = 0x80;
+    /// Mount.
+    pub const MOUNT: u64 = 0x2_0000;
+    /// cgroup.
+    pub const CGROUP: u64 = 0x200_0000;
+    /// Host name.
+    pub const UTS: u64 = 0x400_0000;
+    /// System V IPC and POSIX message queues.
+    pub const IPC: u64 = 0x800_0000;
+    /// User and group ids, capabilities.
+    pub const USER: u64 = 0x1000_0000;
+    /// Process ids.
+    pub const PID: u64 = 0x2000_0000;
+    /// Network.
+    pub const NET: u64 = 0x4000_0000;
+    /// All eight.
+    pub const ALL: u64 = TIME | MOUNT | CGROUP | UTS | IPC | USER | PID | NET;
+}
+
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Turns the result of `libc::syscall` into an errno.
+pub(crate) fn check(result: libc::c_long) -> std::result::Result<libc::c_long, Errno> {
+    if result >= 0 {
+        return Ok(result);
+    }
+    Err(Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)))
+}
+
+/// `struct clone_args` up to and with `cgroup` (clone3(2), Linux 5.7).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Which side of a [`clone`] we are on.
+#[derive(Debug)]
+pub enum Side {
+    /// In the new process.
+    Child,
+    /// In the old one.
+    Parent(Child),
+}
+
+/// A child process, held by pidfd so that its number cannot be mistaken for another's.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid, as this process sees it.
+    pub pid: Pid,
+    /// Refers to exactly this process for as long as it is open.
+    pub pidfd: OwnedFd,
+}
+
+/// Forks, with new namespaces and, on cgroup v2, right into a cgroup.
+///
+/// Only for a single-threaded process, like fork(2): the child goes on with a copy of this thread alone, and
+/// a lock that another thread held would stay locked in it for ever.
+pub fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Side> {
+    clone_with(namespaces & namespace::ALL, cgroup)
+}
+
+/// As [`clone`], but the new process is a sibling: our parent's child. For one that enters namespaces first
+/// and then makes the real child there.
+pub fn clone_sibling(namespaces: u64) -> Result<Side> {
+    clone_with((namespaces & namespace::ALL) | CLONE_PARENT, None)
+}
+
+fn clone_with(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Side> {
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: flags | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
+        pidfd: &raw mut pidfd as u64,
+        // A sibling's exit signal is its parent's affair (clone3(2): must be 0 with CLONE_PARENT).
+        exit_signal: if flags & CLONE_PARENT == 0 { libc::SIGCHLD as u64 } else { 0 },
+        ..CloneArgs::default()
+    };
+    if let Some(dir) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = dir.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM the child gets a copy of the address space, so nothing is shared that the two
+    // could race on; `args` and `pidfd` live past the call, and the size says which fields are there.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    let pid = check(result).doing(|| format!("clone3(flags={:#x})", args.flags))?;
+    match Pid::from_raw(pid as i32) {
+        None => Ok(Side::Child),
+        Some(pid) => {
+            // SAFETY: CLONE_PIDFD made the kernel store a new fd there that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Side::Parent(Child { pid, pidfd }))
+        }
+    }
+}
+
+/// Forks in the plainest way, with clone(2): for a process whose system call filter answers ENOSYS to clone3.
+/// `None` in the child. The same promise as for [`clone`]: one thread.
+pub fn fork() -> Result<Option<Pid>> {
+    // SAFETY: without CLONE_VM nothing is shared; no stack and no pointers are passed.
+    let result = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    Ok(Pid::from_raw(check(result).doing(|| "clone(SIGCHLD)")? as i32))
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It called exit(2) with this status.
+    Exited(u8),
+    /// This signal killed it.
+    Killed(i32),
+}
+
+impl Ended {
+    /// The shell's one number for it: the status, or 128 + the signal.
+    pub fn code(self) -> u8 {
+        match self {
+            Ended::Exited(status) => status,
+            Ended::Killed(signal) => 128u8.saturating_add(signal as u8),
+        }
+    }
+}
+
+/// Waits for a child to end, and reaps it.
+pub fn wait(pidfd: BorrowedFd<'_>) -> Result<Ended> {
+    loop {
+        match rustix::process::waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => {
+                return Ok(match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => Ended::Exited(code as u8),
+                    (None, signal) => Ended::Killed(signal.unwrap_or(libc::SIGKILL)),
+                });
+            }
+            Ok(None) | Err(Errno::INTR) => continue,
+            Err(errno) => return Err(Error::syscall("waitid(P_PIDFD)", errno)),
+        }
+    }
+}
+
+/// Reaps any child that has ended; `None` when none has. For an init.
+pub fn reap_any() -> Result<Option<(Pid, Ended)>> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: `status` outlives the call.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    match check(pid.into()) {
+        Ok(0) | Err(Errno::CHILD | Errno::INTR) => Ok(None),
+        Ok(_) => {
+            let ended = if libc::WIFSIGNALED(status) {
+                Ended::Killed(libc::WTERMSIG(status))
+            } else {
+                Ended::Exited(libc::WEXITSTATUS(status) as u8)
+            };
+            Ok(Pid::from_raw(pid).map(|pid| (pid, ended)))
+        }
+        Err(errno) => Err(Error::syscall("waitpid(-1, WNOHANG)", errno)),
+    }
+}
+
+/// Sends a signal by number through a pidfd; a process that is gone is no error.
+pub fn signal(pidfd: BorrowedFd<'_>, number: i32) -> Result<()> {
+    // SAFETY: the siginfo pointer may be null (pidfd_send_signal(2)).
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            number,
+            std::ptr::null::<libc::siginfo_t>(),
+            0u32,
+        )
+    };
+    match check(result) {
+        Ok(_) | Err(Errno::SRCH) => Ok(()),
+        Err(errno) => Err(Error::syscall(format!("pidfd_send_signal({number})"), errno)),
+    }
+}
+
+/// Sends a signal to a pid of this pid namespace (`-1`: to all that one may signal); gone is no error.
+pub fn kill(pid: i32, number: i32) -> Result<()> {
+    // SAFETY: kill(2) takes no pointers.
+    match check(unsafe { libc::kill(pid, number) }.into()) {
+        Ok(_) | Err(Errno::SRCH) => Ok(()),
+        Err(errno) => Err(Error::syscall(format!("kill({pid}, {number})"), errno)),
+    }
+}
+
+/// Replaces this process's program. Returns only on failure.
+pub fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
+    let pointers = |list: &[CString]| {
+        list.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()
+    };
+    let (argv, envp) = (pointers(args), pointers(env));
+    // SAFETY: both arrays end in a null pointer and, like the strings they point to, outlive the call.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// Moves this process into new namespaces. Not for [`namespace::USER`] or [`namespace::PID`], whose entering
+/// has an order that [`clone`] keeps.
+pub fn unshare(namespaces: u64) -> Result<()> {
+    // SAFETY: unshare(2) takes no pointers; without CLONE_FILES it does not touch the fd table.
+    let result = unsafe { libc::unshare((namespaces & namespace::ALL) as libc::c_int) };
+    check(result.into()).doing(|| format!("unshare({namespaces:#x})"))?;
+    Ok(())
+}
+
+/// Moves this process into the namespaces of a process (by pidfd), or into the one that an fd of
+/// `/proc/PID/ns/*` stands for.
+pub fn enter(fd: BorrowedFd<'_>, namespaces: u64) -> Result<()> {
+    // SAFETY: setns(2) takes no pointers.
+    let result = unsafe { libc::setns(fd.as_raw_fd(), namespaces as libc::c_int) };
+    check(result.into()).doing(|| format!("setns({}, {namespaces:#x})", crate::path::fd_name(fd)))?;
+    Ok(())
+}
+
+/// Closes, at the next exec, every fd from `first` on.
+pub fn close_on_exec_from(first: RawFd) -> Result<()> {
+    // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed now, so no owner of an fd is cheated.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint)
+    };
+    check(result).doing(|| format!("close_range({first}, ~0, CLOSE_RANGE_CLOEXEC)"))?;
+    Ok(())
+}
+
+/// Makes `fd` the process's fd `target` as well, to be kept over exec.
+pub fn dup_onto(fd: BorrowedFd<'_>, target: RawFd) -> Result<()> {
+    if fd.as_raw_fd() == target {
+        // dup2 onto itself would leave O_CLOEXEC on.
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
+            .doing(|| format!("fcntl({target}, F_SETFD)"));
+    }
+    // SAFETY: `target` is one of the standard fds, which the caller means to replace and no value owns.
+    let result = unsafe { libc::dup2(fd.as_raw_fd(), target) };
+    check(result.into()).doing(|| format!("dup2({}, {target})", fd.as_raw_fd()))?;
+    Ok(())
+}
+
+/// Gives this process its own session keyring, so that it does not share the host's (keyrings(7)). A kernel
+/// without keyrings, or a filter that denies them, leaves nothing to separate.
+pub fn new_session_keyring(name: &CStr) -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: `name` ends in NUL and outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    match check(result) {
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
+        // A quota that is used up must not stop a container; its old keyring is then the only loss.
+        Err(Errno::DQUOT) => Ok(()),
+        Err(errno) => Err(Error::syscall("keyctl(KEYCTL_JOIN_SESSION_KEYRING)", errno)),
+    }
+}
+
+/// Runs `work` with the file-system ids of `uid`:`gid`, keeping all capabilities.
+///
+/// Overlayfs makes its work folder with the ids of the mounter; over an idmapped upper folder these have to
+/// be ids that the map knows, or it falls back to read-only.
+pub fn with_fs_ids<T>(uid: u32, gid: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    use rustix::thread::CapabilitiesSecureBits as Bits;
+    let before = rustix::thread::capabilities_secure_bits().doing(|| "prctl(PR_GET_SECUREBITS)")?;
+    // Without this bit, setfsuid away from 0 would drop the capabilities for file access.
+    rustix::thread::set_capabilities_secure_bits(before | Bits::NO_SETUID_FIXUP)
+        .doing(|| "prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)")?;
+    // SAFETY: neither call takes a pointer or fails; they return the id before.
+    let (old_gid, old_uid) = unsafe { (libc::setfsgid(gid), libc::setfsuid(uid)) };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { (libc::setfsuid(old_uid as u32), libc::setfsgid(old_gid as u32)) };
+    rustix::thread::set_capabilities_secure_bits(before).doing(|| "prctl(PR_SET_SECUREBITS)")?;
+    result
+}
+
+/// Closes every fd from `first` on, now: for a process that forked, needs nothing of what it inherited, and
+/// ends by [`exit_now`], so that no value that owned one of them is used or dropped again.
+pub fn close_from(first: RawFd) -> Result<()> {
+    // SAFETY: the caller's promise above; close_range(2) takes no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    check(result).doing(|| format!("close_range({first}, ~0)"))?;
+    Ok(())
+}
+
+/// Ends the process at once, without unwinding or flushing what the parent buffered.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) does not return.
+    unsafe { libc::_exit(status) }
+}

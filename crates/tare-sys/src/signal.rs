@@ -1,0 +1,172 @@
+//! Signals: names, masks, and reading them from an fd.
+
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::error::{Context, Error, Result};
+use crate::process::check;
+
+/// The classic signals by name, without `SIG` (signal(7), x86 and Arm).
+const NAMES: [(&str, i32); 33] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("IOT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+];
+
+/// The number of a signal written as `TERM`, `SIGTERM`, `sigterm`, `15`, `RTMIN+3` or `RTMAX-1`.
+pub fn number(name: &str) -> Option<i32> {
+    const RTMIN: i32 = 34;
+    const RTMAX: i32 = 64;
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=RTMAX).contains(&number).then_some(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(rest) = name.strip_prefix("RTMIN") {
+        let offset = if rest.is_empty() { 0 } else { rest.strip_prefix('+')?.parse::<u8>().ok()?.into() };
+        return (RTMIN + offset <= RTMAX).then_some(RTMIN + offset);
+    }
+    if let Some(rest) = name.strip_prefix("RTMAX") {
+        let offset: i32 =
+            if rest.is_empty() { 0 } else { rest.strip_prefix('-')?.parse::<u8>().ok()?.into() };
+        return (RTMAX - offset >= RTMIN).then_some(RTMAX - offset);
+    }
+    NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+/// The name of a signal, `SIGTERM`; a number where it has none.
+pub fn name(number: i32) -> String {
+    match NAMES.iter().find(|(_, known)| *known == number) {
+        Some((name, _)) => format!("SIG{name}"),
+        None => number.to_string(),
+    }
+}
+
+fn full_set() -> libc::sigset_t {
+    // SAFETY: an all-zero sigset_t is a valid one, and sigfillset only writes to it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        set
+    }
+}
+
+/// Blocks every signal that can be blocked, so that none is lost before there is an fd to read them from.
+pub fn block_all() -> Result<()> {
+    let set = full_set();
+    // SAFETY: `set` outlives the call; the old mask is not asked for.
+    let result = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+    check(result.into()).doing(|| "sigprocmask(all)")?;
+    Ok(())
+}
+
+/// Unblocks every signal: what a new program should start with.
+pub fn unblock_all() -> Result<()> {
+    // SAFETY: an all-zero sigset_t is the empty set; it outlives the call.
+    let result = unsafe {
+        let set: libc::sigset_t = std::mem::zeroed();
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
+    };
+    check(result.into()).doing(|| "sigprocmask(none)")?;
+    Ok(())
+}
+
+/// Gives the classic signals their default action again. Handlers do not survive exec, but *ignored* does: a
+/// caller under nohup, or Rust's own ignored SIGPIPE, would change how the container's programs behave.
+pub fn default_actions() {
+    for number in 1..=31 {
+        // SAFETY: SIG_DFL installs no code of ours; SIGKILL and SIGSTOP answer EINVAL, which is right.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}
+
+/// Signals as a file: signalfd(2), for every signal that [`block_all`] blocked.
+#[derive(Debug)]
+pub struct SignalFd(OwnedFd);
+
+impl SignalFd {
+    /// Opens it, non-blocking.
+    pub fn new() -> Result<SignalFd> {
+        let set = full_set();
+        // SAFETY: `set` outlives the call; -1 asks for a new fd, which we then own.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        check(fd.into()).doing(|| "signalfd()")?;
+        // SAFETY: the call made this fd and nobody else knows it.
+        Ok(SignalFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// The next signal that has come in, by number; `None` when there is none.
+    pub fn next(&self) -> Result<Option<i32>> {
+        let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.0, &mut info[..]) {
+            // ssi_signo is the first field, a u32 in the host's byte order (signalfd(2)).
+            Ok(n) if n >= 4 => Ok(Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(Error::syscall("read(signalfd)", errno)),
+        }
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers() {
+        for (text, want) in [
+            ("TERM", Some(15)),
+            ("sigkill", Some(9)),
+            ("15", Some(15)),
+            ("RTMIN+3", Some(37)),
+            ("SIGRTMAX-1", Some(63)),
+            ("SIGRTMAX", Some(64)),
+            ("0", None),
+            ("65", None),
+            ("-1", None),
+            ("NOPE", None),
+            ("RTMIN+99", None),
+            ("", None),
+        ] {
+            assert_eq!(number(text), want, "{text}");
+        }
+        assert_eq!(name(15), "SIGTERM");
+        assert_eq!(name(40), "40");
+    }
+}

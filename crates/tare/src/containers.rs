@@ -1,0 +1,193 @@
+//! The verbs on containers that exist: `inspect`, `kill`, `logs`, `rm`, `stop`.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::Value;
+use tare_engine::{Engine, LogQuery};
+use tare_sys::{Context, Error, Kind, Result};
+
+use crate::failure::{self, each};
+use crate::flag::{Flag, Given};
+use crate::parse::{self, Parsed};
+use crate::template::Template;
+use crate::terminal::say;
+use crate::tree::Verb;
+
+const SIGKILL: i32 = 9;
+
+pub static INSPECT: Verb = Verb {
+    about: "Show all that is known of one or more containers",
+    operands: "[OPTIONS] CONTAINER [CONTAINER...]",
+    least: |_| 1,
+    most: usize::MAX,
+    words_end_options: false,
+    flags: &[Flag::one("format", "string", "json", "Print as 'json' or by a template ('{{.State.Pid}}')")
+        .short('f')],
+    act: inspect,
+    failed: 1,
+};
+
+pub static KILL: Verb = Verb {
+    about: "Send a signal to one or more running containers",
+    operands: "[OPTIONS] CONTAINER [CONTAINER...]",
+    least: |_| 1,
+    most: usize::MAX,
+    words_end_options: false,
+    flags: &[Flag::one("signal", "string", "SIGTERM", "Signal to send (default \"KILL\")").short('s')],
+    act: kill,
+    failed: 1,
+};
+
+pub static LOGS: Verb = Verb {
+    about: "Show what a container has written",
+    operands: "[OPTIONS] CONTAINER",
+    least: |_| 1,
+    most: 1,
+    words_end_options: false,
+    flags: &[
+        Flag::switch("follow", "Go on as more is written").short('f'),
+        Flag::one("tail", "string", "100", "Lines to show from the end (default \"all\")").short('n'),
+        Flag::switch("timestamps", "Show when each line was written").short('t'),
+    ],
+    act: logs,
+    failed: 1,
+};
+
+pub static REMOVE: Verb = Verb {
+    about: "Remove one or more containers",
+    operands: "[OPTIONS] CONTAINER [CONTAINER...]",
+    least: |_| 1,
+    most: usize::MAX,
+    words_end_options: false,
+    flags: &[Flag::switch("force", "Kill the container first if it runs").short('f')],
+    act: remove,
+    failed: 1,
+};
+
+pub static STOP: Verb = Verb {
+    about: "Stop one or more running containers",
+    operands: "[OPTIONS] CONTAINER [CONTAINER...]",
+    least: |_| 1,
+    most: usize::MAX,
+    words_end_options: false,
+    flags: &[
+        Flag::one("signal", "string", "SIGINT", "Signal to send instead of the container's own").short('s'),
+        Flag::one("timeout", "int", "30", "Seconds to wait before the container is killed (default 10)")
+            .short('t')
+            .alias("time"),
+    ],
+    act: stop,
+    failed: 1,
+};
+
+fn inspect(engine: &Engine, given: &Given) -> Result<u8> {
+    let template = match given.text("format") {
+        None | Some("" | "json") => None,
+        Some(_) => given.value("format", Template::parse)?,
+    };
+    let mut found = Vec::new();
+    let code = each(&given.words(), |word| {
+        found.push(engine.inspect(word)?);
+        Ok(())
+    });
+    match template {
+        Some(template) => {
+            for value in &found {
+                let text = template.fill(value);
+                let text = text
+                    .map_err(|why| given.wrong("format", given.text("format").unwrap_or_default(), &why))?;
+                say(&format!("{text}\n"))?;
+            }
+        }
+        None if given.text("format") == Some("json") => say(&format!("{}\n", Value::Array(found)))?,
+        None => say(&pretty(&Value::Array(found))?)?,
+    }
+    Ok(code)
+}
+
+/// JSON with Docker's indent of four.
+fn pretty(value: &Value) -> Result<String> {
+    let mut bytes = Vec::new();
+    let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, indent));
+    written.map_err(io::Error::other).doing(|| "write JSON")?;
+    bytes.push(b'\n');
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn signal(text: &str) -> Parsed<i32> {
+    tare_engine::signal_number(text).ok_or_else(|| "there is no such signal".to_owned())
+}
+
+fn kill(engine: &Engine, given: &Given) -> Result<u8> {
+    let signal = given.value("signal", signal)?.unwrap_or(SIGKILL);
+    Ok(each(&given.words(), |word| {
+        engine.kill(word, signal)?;
+        say(&format!("{word}\n"))
+    }))
+}
+
+fn logs(engine: &Engine, given: &Given) -> Result<u8> {
+    let query = LogQuery {
+        follow: given.on("follow")?,
+        tail: given.value("tail", lines)?.flatten(),
+        timestamps: given.on("timestamps")?,
+    };
+    let [container] = given.words()[..] else {
+        return Err(Error::new(Kind::Usage, "logs are of one container"));
+    };
+    let mut out = io::stdout().lock();
+    let written = engine.logs(container, &query, &mut out, &mut io::stderr().lock());
+    match written.and_then(|()| out.flush().doing(|| "write to standard output")) {
+        Err(error) if failure::is_deaf_reader(&error) => Ok(0),
+        result => result.map(|()| 0),
+    }
+}
+
+/// A number of lines; `None`: all.
+fn lines(text: &str) -> Parsed<Option<usize>> {
+    match text {
+        "all" => Ok(None),
+        // Docker takes any negative number for all.
+        _ => parse::number(i64::MIN, i64::MAX)(text).map(|lines| usize::try_from(lines).ok()),
+    }
+}
+
+fn remove(engine: &Engine, given: &Given) -> Result<u8> {
+    let force = given.on("force")?;
+    Ok(each(&given.words(), |word| {
+        engine.remove(word, force)?;
+        say(&format!("{word}\n"))
+    }))
+}
+
+fn stop(engine: &Engine, given: &Given) -> Result<u8> {
+    let signal = given.value("signal", signal)?;
+    let timeout =
+        given.value("timeout", parse::number(0, i64::from(u32::MAX)))?.map(|seconds| seconds as u32);
+    Ok(each(&given.words(), |word| {
+        engine.stop(word, signal, timeout)?;
+        say(&format!("{word}\n"))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tails_are_counted() {
+        assert_eq!(lines("all"), Ok(None));
+        assert_eq!(lines("-1"), Ok(None));
+        assert_eq!(lines("0"), Ok(Some(0)));
+        assert_eq!(lines("12"), Ok(Some(12)));
+        assert!(lines("few").is_err());
+    }
+
+    #[test]
+    fn inspect_is_indented_by_four() {
+        let text = pretty(&serde_json::json!([{"Id": "a"}])).unwrap();
+        assert_eq!(text, "[\n    {\n        \"Id\": \"a\"\n    }\n]\n");
+    }
+}

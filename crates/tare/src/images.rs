@@ -1,0 +1,123 @@
+//! `tare images` and `tare rmi`.
+
+use tare_engine::{Engine, ImageSummary};
+use tare_sys::Result;
+
+use crate::failure::each;
+use crate::flag::{Flag, Given};
+use crate::human;
+use crate::table::{self, Column, Row};
+use crate::terminal::say;
+use crate::tree::Verb;
+
+const COLUMNS: [Column; 5] = [
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("ID", "IMAGE ID"),
+    ("CreatedSince", "CREATED"),
+    ("Size", "SIZE"),
+];
+const HEADINGS: [Column; 1] = [("CreatedAt", "CREATED AT")];
+
+pub static LIST: Verb = Verb {
+    about: "List images",
+    operands: "[OPTIONS] [REPOSITORY[:TAG]]",
+    least: |_| 0,
+    most: 1,
+    words_end_options: false,
+    flags: &[
+        Flag::one(
+            "format",
+            "string",
+            "json",
+            "Print as 'table', 'json' or by a template ('{{.ID}}', 'table {{.ID}}')",
+        ),
+        Flag::switch("no-trunc", "Do not shorten what is printed"),
+        Flag::switch("quiet", "Print IDs only").short('q'),
+    ],
+    act: list,
+    failed: 1,
+};
+
+pub static REMOVE: Verb = Verb {
+    about: "Remove one or more images",
+    operands: "[OPTIONS] IMAGE [IMAGE...]",
+    least: |_| 1,
+    most: usize::MAX,
+    words_end_options: false,
+    flags: &[Flag::switch("force", "Remove the image even if a container was made from it").short('f')],
+    act: remove,
+    failed: 1,
+};
+
+fn list(engine: &Engine, given: &Given) -> Result<u8> {
+    let mut images = engine.list_images()?;
+    if let [wanted] = given.words()[..] {
+        images.retain(|image| is_called(image, wanted));
+    }
+    images.sort_by_key(|image| std::cmp::Reverse(image.created));
+    let whole = given.on("no-trunc")?;
+    if given.on("quiet")? {
+        say(&images.iter().map(|image| format!("{}\n", id(image, whole))).collect::<String>())?;
+    } else {
+        table::print(given, &COLUMNS, &HEADINGS, images.iter().map(|image| row(image, whole)).collect())?;
+    }
+    Ok(0)
+}
+
+/// Whether `wanted`, a repository with or without a tag, means this image. The colon of a registry's port comes
+/// before a slash.
+fn is_called(image: &ImageSummary, wanted: &str) -> bool {
+    match wanted.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
+        Some((repository, tag)) => image.repository == repository && image.tag == tag,
+        None => image.repository == wanted,
+    }
+}
+
+fn id(image: &ImageSummary, whole: bool) -> &str {
+    if whole { &image.id } else { human::short_id(&image.id) }
+}
+
+fn row(image: &ImageSummary, whole: bool) -> Row {
+    let name = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
+    table::row([
+        ("CreatedAt", human::moment(image.created)),
+        ("CreatedSince", human::ago(image.created)),
+        ("ID", id(image, whole).to_owned()),
+        ("Repository", name(&image.repository)),
+        ("Size", human::size(image.size)),
+        ("Tag", name(&image.tag)),
+    ])
+}
+
+fn remove(engine: &Engine, given: &Given) -> Result<u8> {
+    let force = given.on("force")?;
+    Ok(each(&given.words(), |word| {
+        let lines = engine.remove_image(word, force)?;
+        say(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_names() {
+        let image = ImageSummary {
+            id: "sha256:0123456789abcdef".to_owned(),
+            repository: "localhost:5000/busybox".to_owned(),
+            tag: String::new(),
+            created: 0,
+            size: 4_404_019,
+        };
+        let found = row(&image, false);
+        assert_eq!(
+            (&found["ID"], &found["Tag"], &found["Size"]),
+            (&"0123456789ab".into(), &"<none>".into(), &"4.4MB".into())
+        );
+        assert_eq!(row(&image, true)["ID"], "sha256:0123456789abcdef");
+        assert!(is_called(&image, "localhost:5000/busybox") && is_called(&image, "localhost:5000/busybox:"));
+        assert!(!is_called(&image, "busybox") && !is_called(&image, "localhost:5000/busybox:1"));
+    }
+}

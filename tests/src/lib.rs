@@ -1,0 +1,25 @@
+//! Support for the behaviour tests: they drive the real binary on a real kernel, as a user would.
+//!
+//! It never calls into the crates of the house. A test makes a [`Host`] (state roots of its own, so tests run
+//! side by side), brings an image, runs commands, looks at what came out:
+//!
+//! ```no_run
+//! let host = tare_tests::Host::new();
+//! host.busybox();
+//! host.tare(["run", "--rm", "busybox", "sh", "-c", "exit 7"]).run().fails(7);
+//! ```
+//!
+//! When the `Host` goes, it checks that its containers left nothing on the machine: no process, mount or cgroup.
+#![forbid(unsafe_code)]
+
+pub mod busybox;
+pub mod command;
+pub mod debian;
+pub mod host;
+pub mod process;
+pub mod terminal;
+
+pub use command::{Outcome, Running, Tare};
+pub use host::Host;
+pub use process::eventually;
+pub use terminal::Terminal;

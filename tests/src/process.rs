@@ -1,0 +1,73 @@
+//! Looking at the machine's processes through /proc, and waiting for things to happen.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// One process of the machine.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its number on the host.
+    pub id: i32,
+    folder: PathBuf,
+}
+
+impl Process {
+    /// Every process there is.
+    pub fn all() -> Vec<Process> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter_map(|entry| Process::by_id(entry.file_name().to_str()?.parse().ok()?)).collect()
+    }
+
+    /// The process with that number, if there is one.
+    pub fn by_id(id: i32) -> Option<Process> {
+        let folder = Path::new("/proc").join(id.to_string());
+        folder.is_dir().then_some(Process { id, folder })
+    }
+
+    /// A file of its /proc folder; empty if the process has gone.
+    pub fn file(&self, name: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.folder.join(name)).unwrap_or_default()).into_owned()
+    }
+
+    /// A link of its /proc folder, such as `ns/net`.
+    pub fn link(&self, name: &str) -> String {
+        fs::read_link(self.folder.join(name)).map(|path| path.display().to_string()).unwrap_or_default()
+    }
+
+    /// Is it still doing something, rather than waiting to be reaped?
+    pub fn is_alive(&self) -> bool {
+        let stat = self.file("stat");
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    }
+
+    /// Its command line, for messages.
+    pub fn command(&self) -> String {
+        let line = self.file("cmdline").replace('\0', " ");
+        format!("{} {}", self.id, line.trim())
+    }
+
+    /// Sends SIGKILL; a process that has gone meanwhile is as good.
+    pub fn kill(&self) {
+        signal(self.id, Signal::KILL);
+    }
+}
+
+/// Sends a signal to a process by number.
+pub fn signal(id: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(id) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Waits until `condition` holds, at most ten seconds; fails with `what` otherwise.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "did not happen within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,272 @@
+//! Bad input: a clear message, the right exit code, and nothing left behind.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use tare_tests::{Host, Outcome, busybox};
+
+/// `tare run --rm WORDS`, which has to leave no trace.
+fn run(host: &Host, words: &[&str]) -> Outcome {
+    host.leaves_no_trace(|| host.tare(["run", "--rm"]).args(words).run())
+}
+
+#[test]
+fn an_unknown_image_is_125_and_says_how_to_get_one() {
+    let host = Host::new();
+    run(&host, &["nosuch", "true"]).fails(125).complains_of(&["nosuch", "image", "import"]);
+    run(&host, &["busybox:nosuch", "true"]).fails(125).complains_of(&["busybox:nosuch"]);
+}
+
+#[test]
+fn an_image_name_that_makes_no_sense_is_125() {
+    let host = Host::new();
+    for name in ["Upper", "a b", "../../etc", "x:y:z", ":"] {
+        run(&host, &[name, "true"]).fails(125).complains_of(&[name]);
+    }
+}
+
+#[test]
+fn a_command_that_is_not_in_the_image_is_127() {
+    let host = Host::new();
+    run(&host, &["busybox", "nosuch"]).fails(127).complains_of(&["nosuch", "not found"]);
+    run(&host, &["busybox", "/bin/nosuch"]).fails(127).complains_of(&["/bin/nosuch"]);
+}
+
+#[test]
+fn a_script_without_its_interpreter_is_127_and_says_so() {
+    let host = Host::new();
+    let script = host.file("script", "#!/nosuch/interpreter\n");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mount = format!("{}:/script", script.display());
+    run(&host, &["-v", &mount, "busybox", "/script"]).fails(127).complains_of(&["/script"]);
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_126() {
+    let host = Host::new();
+    run(&host, &["busybox", "/etc/passwd"]).fails(126).complains_of(&["/etc/passwd", "permission denied"]);
+    run(&host, &["busybox", "/etc"]).fails(126).complains_of(&["/etc"]);
+    let nonsense = host.file("nonsense", "\0\0\0\0");
+    fs::set_permissions(&nonsense, fs::Permissions::from_mode(0o755)).unwrap();
+    let mount = format!("{}:/nonsense", nonsense.display());
+    run(&host, &["-v", &mount, "busybox", "/nonsense"]).fails(126).complains_of(&["/nonsense"]);
+}
+
+#[test]
+fn an_image_without_a_command_wants_one() {
+    let host = Host::new();
+    run(&host, &["busybox"]).fails(125).complains_of(&["command"]);
+}
+
+#[test]
+fn a_missing_or_wrong_root_folder_is_125() {
+    let host = Host::new();
+    let file = host.file("file", "");
+    run(&host, &["--rootfs", "/nosuch/folder", "true"]).fails(125).complains_of(&["/nosuch/folder"]);
+    run(&host, &["--rootfs", file.to_str().unwrap(), "true"]).fails(125).complains_of(&["file"]);
+}
+
+#[test]
+fn wrong_flags_are_125_with_a_way_on() {
+    let host = Host::new();
+    let out = run(&host, &["--nosuch-flag", "busybox", "true"]);
+    out.fails(125).complains_of(&["--nosuch-flag", "help"]);
+    run(&host, &["--memori", "64m", "busybox", "true"]).fails(125).complains_of(&["--memori", "--memory"]);
+    run(&host, &["--memory"]).fails(125).complains_of(&["--memory"]);
+    run(&host, &[]).fails(125);
+    run(&host, &["--network", "nosuch", "busybox", "true"]).fails(125).complains_of(&["nosuch"]);
+    run(&host, &["--pid", "nosuch", "busybox", "true"]).fails(125).complains_of(&["nosuch"]);
+    run(&host, &["-e", "=x", "busybox", "true"]).fails(125);
+    run(&host, &["--stop-signal", "NOSUCH", "busybox", "true"]).fails(125).complains_of(&["NOSUCH"]);
+}
+
+#[test]
+fn an_unknown_command_of_tare_is_an_error_with_a_way_on() {
+    let host = Host::new();
+    let out = host.tare(["rnu"]).run();
+    assert_ne!(out.code(), 0);
+    out.complains_of(&["rnu", "help"]);
+}
+
+#[test]
+fn flags_that_exclude_each_other_are_said() {
+    let host = Host::new();
+    let out = run(&host, &["--network", "host", "--hostname", "x", "--uts", "host", "busybox", "true"]);
+    out.fails(125).complains_of(&["hostname", "uts"]);
+}
+
+#[test]
+fn a_failed_start_without_rm_leaves_what_docker_leaves_or_nothing_but_no_process() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["run", "--name", "failed", "busybox", "nosuch"]).run().fails(127);
+    // Docker keeps it as `created`. Either way the name can be freed.
+    let _ = host.tare(["rm", "-f", "failed"]).run();
+    host.tare(["run", "--rm", "--name", "failed", "busybox", "true"]).run().ok();
+}
+
+#[test]
+fn a_broken_archive_is_refused_and_leaves_nothing() {
+    let host = Host::new();
+    let whole = fs::read(busybox::cached_archive()).unwrap();
+    let cases = [
+        ("text.tar", b"this is no archive".repeat(100)),
+        ("empty.tar", Vec::new()),
+        ("short.tar", whole[..whole.len() / 2].to_vec()),
+        ("broken.tar.gz", [&[0x1f, 0x8b, 8, 0][..], &whole[..5000]].concat()),
+        ("broken.tar.zst", [&[0x28, 0xb5, 0x2f, 0xfd][..], &whole[..5000]].concat()),
+    ];
+    for (name, bytes) in cases {
+        let file = host.file(name, bytes);
+        host.leaves_no_trace(|| {
+            let out = host.tare(["image", "import"]).arg(&file).arg("broken").run();
+            out.fails(1).complains_of(&[name]);
+        });
+        host.tare(["run", "--rm", "broken", "true"]).run().fails(125);
+    }
+    let out = host.tare(["image", "import", "/nosuch.tar", "x"]).run();
+    out.fails(1).complains_of(&["/nosuch.tar"]);
+}
+
+/// A tar with one member whose name GNU tar itself would not write.
+fn hostile(name: &str, kind: u8, link: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0_u8; 512];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    header[100..107].copy_from_slice(b"0000644");
+    header[108..115].copy_from_slice(b"0000000");
+    header[116..123].copy_from_slice(b"0000000");
+    header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+    header[136..147].copy_from_slice(b"00000000000");
+    header[156] = kind;
+    header[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    header[148..156].copy_from_slice(b"        ");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    let mut member = header.to_vec();
+    member.extend_from_slice(content);
+    member.resize(member.len().next_multiple_of(512), 0);
+    member
+}
+
+#[test]
+fn an_archive_cannot_write_outside_the_image() {
+    let host = Host::new();
+    host.busybox();
+    let outside = host.folder("outside");
+    let target = outside.display().to_string();
+    let end = vec![0_u8; 1024];
+    let climbing = format!("{}{}/climbed", "../".repeat(40), target.trim_start_matches('/'));
+    let archives = [
+        vec![hostile(&climbing, b'0', "", b"x")],
+        vec![hostile(&format!("{target}/absolute"), b'0', "", b"x")],
+        vec![hostile("link", b'2', &target, b""), hostile("link/through", b'0', "", b"x")],
+        vec![
+            hostile("hard", b'1', "../../../../../../../../etc/passwd", b""),
+            hostile("hard", b'0', "", b"x"),
+        ],
+        vec![
+            hostile("a", b'2', "..", b""),
+            hostile("a/a/a/a/a/a/a/a/a/a/tmp/tare-test-climbed", b'0', "", b"x"),
+        ],
+    ];
+    for (number, members) in archives.into_iter().enumerate() {
+        let file = host.file(&format!("hostile-{number}.tar"), [members.concat(), end.clone()].concat());
+        // Refusing and cutting the path back to the root are both right.
+        let out = host.tare(["image", "import"]).arg(&file).arg(format!("hostile-{number}")).run();
+        assert!([0, 1].contains(&out.code()), "{out:#?}");
+        out.complains_of(&[]);
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "archive {number} wrote outside");
+        assert!(!fs::exists("/tmp/tare-test-climbed").unwrap(), "archive {number} wrote to /tmp");
+    }
+    assert!(
+        fs::read_to_string("/etc/passwd").unwrap().contains("root"),
+        "the machine's own /etc/passwd was changed"
+    );
+}
+
+#[test]
+fn without_permission_it_says_so_and_what_to_do() {
+    let host = Host::new();
+    host.busybox();
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    // The binary may be where nobody may go: then a copy that everybody may run.
+    let copy = host.work().join("tare");
+    fs::copy(tare_tests::host::binary(), &copy).unwrap();
+    let mut command = Command::new(nobody[0]);
+    command.args(&nobody[1..]).arg(&copy).args(["run", "--rm", "busybox", "true"]);
+    command.env("TARE_ROOT", host.root()).env("TARE_RUN_ROOT", host.run_root()).current_dir("/");
+    let out = tare_tests::Tare::of(command).run();
+    out.fails(125).complains_of(&["root", "hint"]);
+}
+
+#[test]
+fn a_full_disk_is_named_and_leaves_nothing_half_done() {
+    let host = Host::new();
+    let small = host.folder("small");
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "small"]).arg(&small).status().unwrap();
+    assert!(mounted.success());
+    let call = |words: &[&str]| host.tare(words).env("TARE_ROOT", &small).run();
+    let first = call(&["ps"]);
+    let archive = busybox::cached_archive();
+    let out = call(&["image", "import", archive.to_str().unwrap(), "busybox"]);
+    let image = call(&["run", "--rm", "busybox", "true"]);
+    let space = Command::new("df").args(["--output=avail", "-k"]).arg(&small).output().unwrap();
+    assert!(Command::new("umount").arg("-l").arg(&small).status().unwrap().success());
+    first.ok();
+    out.fails(1).complains_of(&["no space left"]);
+    image.fails(125).complains_of(&["busybox"]);
+    let free: u32 = String::from_utf8_lossy(&space.stdout).lines().last().unwrap().trim().parse().unwrap();
+    assert!(free > 800, "of 1024 kB only {free} are free again");
+}
+
+#[test]
+fn a_limit_whose_controller_is_missing_is_an_error_that_names_it() {
+    let host = Host::new();
+    host.busybox();
+    if !fs::exists("/sys/fs/cgroup/memory").unwrap() {
+        eprintln!("not tried: on cgroup v2 a controller cannot be taken away for one process");
+        return;
+    }
+    let without = "umount -l /sys/fs/cgroup/memory && exec \"$0\" \"$@\"";
+    let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", without];
+    let out = host.wrapped(&wrapper, ["run", "--rm", "--memory", "64m", "busybox", "true"]).run();
+    out.fails(125).complains_of(&["memory", "cgroup"]);
+    host.wrapped(&wrapper, ["run", "--rm", "busybox", "true"]).run().ok();
+}
+
+#[test]
+fn a_state_root_that_cannot_hold_an_overlay_is_named() {
+    let host = Host::new();
+    // An overlay cannot lie on another whose upper folder it would have to be.
+    let (lower, upper, work, merged) =
+        (host.folder("lower"), host.folder("upper"), host.folder("overlay-work"), host.folder("merged"));
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let mounted =
+        Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).status();
+    assert!(mounted.unwrap().success());
+    let call = |words: &[&str]| host.tare(words).env("TARE_ROOT", &merged).run();
+    let imported = call(&["image", "import", busybox::cached_archive().to_str().unwrap(), "busybox"]);
+    let out = call(&["run", "--rm", "busybox", "true"]);
+    let left = call(&["ps", "-aq"]);
+    assert!(Command::new("umount").arg("-l").arg(&merged).status().unwrap().success());
+    imported.ok();
+    left.prints("");
+    // A way round it (a copy, a tmpfs) is as good as a clear refusal.
+    if out.code() != 0 {
+        out.fails(125).complains_of(&["merged", "hint"]);
+    }
+}
+
+#[test]
+fn messages_have_one_form() {
+    let host = Host::new();
+    let out = run(&host, &["nosuch", "true"]);
+    assert!(out.stderr().starts_with("tare: "), "{out:#?}");
+    assert!(out.stderr().lines().any(|line| line.starts_with("hint: ")), "{out:#?}");
+    assert_eq!(out.stdout(), "");
+}

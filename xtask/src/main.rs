@@ -1,0 +1,57 @@
+//! The project's chores, run as `cargo xtask CHORE`.
+//!
+//! Everything that a newcomer, a developer or the CI does to this tree goes through here, so that there is one
+//! way to do it: build the binary with the right linking, show a first container, run every test, check that
+//! the house's layers hold, measure a start. Nothing here is part of the product.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod demo;
+mod layers;
+mod linking;
+mod suite;
+mod workspace;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Usage: cargo xtask CHORE [OPTIONS]
+
+Chores:
+  demo                          build tare and run a first container (needs root)
+  test [FILTER…]                everything: packages, fmt, clippy, layers, unit and host tests, leak check
+       --only unit|host         one lane only
+  build                         build the binary into target/bin/tare
+       --profile release|ci     release unless told otherwise
+  install                       build the release binary and copy it to PREFIX/bin
+       --prefix DIR             /usr/local unless told otherwise
+  layers                        check that no crate imports upwards, and the other rules of the house
+  bench start                   time `tare run` beside runc and crun (needs root)
+       --runs N                 runs of each, 50 unless told otherwise
+       --image NAME             the name to give the image in tare's store
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.split_first() {
+        None | Some((&("help" | "--help" | "-h"), _)) => {
+            print!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some((&"build", rest)) => build::build_chore(rest),
+        Some((&"install", rest)) => build::install_chore(rest),
+        Some((&"demo", rest)) => demo::chore(rest),
+        Some((&"test", rest)) => suite::chore(rest),
+        Some((&"layers", rest)) => layers::chore(rest),
+        Some((&"bench", rest)) => bench::chore(rest),
+        Some((other, _)) => {
+            Err(anyhow::anyhow!("there is no chore `{other}`; `cargo xtask help` lists them"))
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

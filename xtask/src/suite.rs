@@ -1,0 +1,145 @@
+//! `cargo xtask test`: the README's second command, and what the CI runs.
+//!
+//! ```text
+//! packages -> fmt -> clippy -> layers -> unit tests -> binary -> host tests -> leak check -> summary
+//! ```
+//!
+//! A step that fails does not stop the ones that can still say something. All compiling is done with one
+//! profile and one linking, so that nothing is built twice, and the tests run what users get: a static binary.
+
+mod leaks;
+mod packages;
+mod summary;
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+
+use crate::linking::Linking;
+use crate::suite::leaks::Snapshot;
+use crate::suite::summary::{Outcome, Summary};
+use crate::workspace::{Workspace, is_root, option};
+use crate::{build, layers, workspace};
+
+const PROFILE: &str = "ci";
+
+/// Which tests were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    All,
+    Unit,
+    Host,
+}
+
+/// `cargo xtask test [--only unit|host] [FILTER…]`.
+pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
+    let mut lane = Lane::All;
+    let mut filters = Vec::new();
+    while let Some((first, rest)) = words.split_first() {
+        match option(&mut words, "--only")? {
+            Some("unit") => lane = Lane::Unit,
+            Some("host") => lane = Lane::Host,
+            Some(other) => bail!("there is no lane `{other}`: it is unit or host"),
+            None if first.starts_with('-') => bail!("test does not know `{first}`"),
+            None => {
+                filters.push((*first).to_owned());
+                words = rest;
+            }
+        }
+    }
+
+    let workspace = Workspace::find()?;
+    let linking = build::announce_linking(&workspace)?;
+    let suite = Suite { workspace, linking, filters };
+    let mut summary = Summary::default();
+    if lane != Lane::Host {
+        suite.unit_lane(&mut summary);
+    }
+    if lane != Lane::Unit {
+        suite.host_lane(&mut summary);
+    }
+    summary.print();
+    Ok(summary.exit_code())
+}
+
+struct Suite {
+    workspace: Workspace,
+    linking: Linking,
+    filters: Vec<String>,
+}
+
+impl Suite {
+    /// Everything that needs no container: formatting, lints, layers, unit tests.
+    fn unit_lane(&self, summary: &mut Summary) {
+        summary.step("fmt", || self.cargo(["fmt", "--all", "--check"]));
+        summary.step("clippy", || {
+            let mut command = self.compiling(["clippy", "--workspace", "--all-targets"]);
+            done(command.args(["--", "-D", "warnings"]))
+        });
+        summary.step("layers", || match layers::chore(&[])? {
+            code if code == ExitCode::SUCCESS => Ok(Outcome::Passed),
+            _ => Ok(Outcome::Failed("a rule of the house is broken".to_owned())),
+        });
+        summary.step("unit tests", || {
+            let mut command =
+                self.compiling(["test", "--workspace", "--exclude", "tare-tests", "--no-fail-fast"]);
+            done(command.arg("--").args(&self.filters))
+        });
+    }
+
+    /// The behaviour, with the real binary on the real kernel.
+    fn host_lane(&self, summary: &mut Summary) {
+        if !is_root() {
+            summary.step("packages", packages::name_missing);
+            summary.step("host tests", || {
+                Ok(Outcome::NotRun("need root; `cargo xtask test --only unit` runs the rest".to_owned()))
+            });
+            return;
+        }
+        summary.step("packages", packages::install_missing);
+        let mut binary = None;
+        summary.step("build", || {
+            binary = Some(build::build(&self.workspace, &self.linking, PROFILE)?.binary);
+            Ok(Outcome::Passed)
+        });
+        let Some(binary) = binary else {
+            summary.step("host tests", || Ok(Outcome::NotRun("there is no binary to test".to_owned())));
+            return;
+        };
+        // Compiled apart from the run, so that the leak check's window holds nothing but tests.
+        summary.step("compile host tests", || {
+            done(self.compiling(["test", "--package", "tare-tests"]).arg("--no-run"))
+        });
+        let before = Snapshot::take(&binary);
+        summary.step("host tests", || {
+            let mut command = self.compiling(["test", "--package", "tare-tests", "--no-fail-fast"]);
+            command.env("TARE_BIN", &binary).env("TARE_TEST_CACHE", self.workspace.target.join("test-cache"));
+            // Most of a test is waiting, so more of them run side by side than there are processors.
+            let threads = std::thread::available_parallelism().map_or(4, |n| n.get().max(4));
+            command.args(["--", "--test-threads", &threads.to_string()]);
+            done(command.args(&self.filters))
+        });
+        summary.step("leak check", || leaks::check(&before, &binary));
+    }
+
+    /// A cargo command that compiles: the suite's profile, and the linking that users get.
+    fn compiling<const N: usize>(&self, words: [&str; N]) -> Command {
+        let mut command = self.workspace.cargo();
+        command.args(words).args(["--profile", PROFILE]);
+        self.linking.apply(&mut command);
+        command
+    }
+
+    fn cargo<const N: usize>(&self, words: [&str; N]) -> Result<Outcome> {
+        done(self.workspace.cargo().args(words))
+    }
+}
+
+/// Runs a command to its end; its own output says what went wrong, so the summary only names it.
+fn done(command: &mut Command) -> Result<Outcome> {
+    println!("\n$ {}", workspace::shell_line(command));
+    match command.status()? {
+        status if status.success() => Ok(Outcome::Passed),
+        status => Ok(Outcome::Failed(format!("{status}; see its output above"))),
+    }
+}
