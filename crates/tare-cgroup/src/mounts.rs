@@ -24,7 +24,9 @@ impl Cgroup {
             .collect();
         let mut mounts: Vec<(u64, Vec<String>)> = Vec::new();
         for controller in CONTROLLERS {
-            let Some(tree) = self.on.mounted(controller).filter(|tree| trees.contains(tree)) else { continue };
+            let Some(tree) = self.on.mounted(controller).filter(|tree| trees.contains(tree)) else {
+                continue;
+            };
             match mounts.iter_mut().find(|(known, _)| *known == tree) {
                 Some((_, together)) => together.push(controller.to_owned()),
                 None => mounts.push((tree, vec![controller.to_owned()])),

@@ -121,7 +121,10 @@ impl Message {
             b'o' => Message::Output(Stream::Stdout, body.to_vec()),
             b'e' => Message::Output(Stream::Stderr, body.to_vec()),
             kind => {
-                return Err(Error::new(Kind::Corrupt, format!("message of the monitor: unknown kind {kind}")));
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!("message of the monitor: unknown kind {kind}"),
+                ));
             }
         };
         Ok(Some((message, files)))

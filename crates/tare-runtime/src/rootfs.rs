@@ -90,10 +90,11 @@ fn show_through(tree: &Detached, idmap: Option<IdMap<'_>>) -> Result<()> {
         .map_err(|err| explain_idmap(err, "--userns=host"))
 }
 
-/// Opens folders for overlayfs. Those beside each other share one idmapped copy of their parent.
+/// Opens folders for overlayfs. Those beside each other share one idmapped copy of their parent, which has
+/// to live until overlayfs has cloned it: a detached mount ends with its fd, whatever is open inside.
 struct Folders<'a> {
     idmap: Option<IdMap<'a>>,
-    parent: Option<(PathBuf, Detached)>,
+    parents: Vec<(PathBuf, Detached)>,
 }
 
 impl Folders<'_> {
@@ -105,12 +106,17 @@ impl Folders<'_> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Error::new(Kind::Usage, format!("{}: not a folder below another", path.display())));
         };
-        if self.parent.as_ref().is_none_or(|(known, _)| known != parent) {
-            let tree = Detached::clone_path(parent, false)?;
-            show_through(&tree, self.idmap)?;
-            self.parent = Some((parent.to_owned(), tree));
-        }
-        let Some((_, tree)) = &self.parent else { unreachable!("set just above") };
+        let known = self.parents.iter().position(|(known, _)| known == parent);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let tree = Detached::clone_path(parent, false)?;
+                show_through(&tree, self.idmap)?;
+                self.parents.push((parent.to_owned(), tree));
+                self.parents.len() - 1
+            }
+        };
+        let tree = &self.parents[at].1;
         rustix::fs::openat(tree, name, flags, Mode::empty()).doing(|| format!("open({path:?})"))
     }
 }
@@ -121,7 +127,7 @@ fn build_layers(
     volatile: bool,
     idmap: Option<IdMap<'_>>,
 ) -> Result<Detached> {
-    let mut folders = Folders { idmap, parent: None };
+    let mut folders = Folders { idmap, parents: Vec::new() };
     // Overlayfs wants the topmost first.
     let lower = lower.iter().rev().map(|path| folders.open(path)).collect::<Result<Vec<_>>>()?;
     let (upper, work) = (folders.open(&upper.join("upper"))?, folders.open(&upper.join("work"))?);

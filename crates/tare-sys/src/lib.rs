@@ -9,8 +9,8 @@
 //! tare-sys ── syscalls ──▶ kernel
 //! ```
 
-pub mod bpf;
 pub mod arena;
+pub mod bpf;
 pub mod channel;
 pub mod error;
 pub mod link;

@@ -46,13 +46,16 @@ fn bounding(spec: &Spec) -> Vec<Capability> {
 fn the_default_has_all_eight_namespaces_and_dockers_boundary() {
     let spec = decide(HostConfig::default());
     let linux = spec.linux().as_ref().unwrap();
-    let mut kinds: Vec<_> = linux.namespaces().as_ref().unwrap().iter().map(|n| n.typ().to_string()).collect();
+    let mut kinds: Vec<_> =
+        linux.namespaces().as_ref().unwrap().iter().map(|n| n.typ().to_string()).collect();
     kinds.sort();
     assert_eq!(kinds, ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"]);
     assert_eq!(bounding(&spec).len(), 14);
     assert!(linux.seccomp().is_some());
     let masked = linux.masked_paths().as_ref().unwrap();
-    for path in ["/proc/kcore", "/proc/keys", "/proc/interrupts", "/sys/firmware", "/sys/devices/virtual/powercap"] {
+    for path in
+        ["/proc/kcore", "/proc/keys", "/proc/interrupts", "/sys/firmware", "/sys/devices/virtual/powercap"]
+    {
         assert!(masked.iter().any(|m| m == path), "{path}");
     }
     assert_eq!(linux.readonly_paths().as_ref().unwrap().len(), 5);
@@ -76,15 +79,26 @@ fn sharing_with_the_host_means_the_hosts_user_namespace() {
             assert_eq!(sharing(&insists).unwrap_err().kind(), Kind::Usage);
         }
     }
-    assert_eq!(sharing(&HostConfig { uts_mode: "host".into(), ..HostConfig::default() }).unwrap().user, Share::Private);
+    assert_eq!(
+        sharing(&HostConfig { uts_mode: "host".into(), ..HostConfig::default() }).unwrap().user,
+        Share::Private
+    );
 }
 
 #[test]
 fn a_container_has_one_user_namespace() {
-    let one = HostConfig { network_mode: "container:a".into(), pid_mode: "container:a".into(), ..HostConfig::default() };
+    let one = HostConfig {
+        network_mode: "container:a".into(),
+        pid_mode: "container:a".into(),
+        ..HostConfig::default()
+    };
     assert_eq!(sharing(&one).unwrap().user, Share::Container("a".into()));
     for bad in [
-        HostConfig { network_mode: "container:a".into(), pid_mode: "container:b".into(), ..HostConfig::default() },
+        HostConfig {
+            network_mode: "container:a".into(),
+            pid_mode: "container:b".into(),
+            ..HostConfig::default()
+        },
         HostConfig { network_mode: "container:a".into(), pid_mode: "host".into(), ..HostConfig::default() },
         HostConfig { network_mode: "container:".into(), ..HostConfig::default() },
         HostConfig { uts_mode: "container:a".into(), ..HostConfig::default() },
@@ -113,7 +127,10 @@ fn capabilities_are_added_and_dropped_as_under_docker() {
     assert_eq!(with(&["ALL"], &[]).len(), 41);
     assert_eq!(with(&["ALL"], &["SYS_ADMIN"]).len(), 40);
     assert_eq!(with(&[], &["CHOWN", "CAP_KILL"]).len(), 12);
-    assert_eq!(refuse(HostConfig { cap_add: vec!["FLY".into()], ..HostConfig::default() }).kind(), Kind::Usage);
+    assert_eq!(
+        refuse(HostConfig { cap_add: vec!["FLY".into()], ..HostConfig::default() }).kind(),
+        Kind::Usage
+    );
 }
 
 #[test]
@@ -158,15 +175,15 @@ fn memory_brings_as_much_swap_where_there_is_any() {
 
 #[test]
 fn mounts_are_checked_and_ordered() {
-    let spec = decide(HostConfig {
-        binds: vec!["/a:/x/y/z".into(), "/b:/x:ro,z".into()],
-        ..HostConfig::default()
-    });
+    let spec =
+        decide(HostConfig { binds: vec!["/a:/x/y/z".into(), "/b:/x:ro,z".into()], ..HostConfig::default() });
     let own: Vec<_> = spec.mounts().as_ref().unwrap().iter().rev().take(2).rev().collect();
     assert_eq!(own[0].destination(), Path::new("/x"), "the shallow one first");
     let options = own[0].options().as_ref().unwrap();
     assert!(options.contains(&"rro".to_owned()) && options.contains(&"ridmap".to_owned()), "{options:?}");
-    for bad in ["relative:/x", "/a:relative", "/a:/x/../y", "/a:/proc", "/a:/x:fly", "/a:/", "/a:/x:ro:z", "name:/x"] {
+    for bad in
+        ["relative:/x", "/a:relative", "/a:/x/../y", "/a:/proc", "/a:/x:fly", "/a:/", "/a:/x:ro:z", "name:/x"]
+    {
         let host = HostConfig { binds: vec![bad.into()], ..HostConfig::default() };
         assert_eq!(refuse(host).kind(), Kind::Usage, "{bad}");
     }
@@ -191,7 +208,8 @@ fn command_and_environment_follow_dockers_rules() {
     assert_eq!(command(&config(None, Some(&["mine"])), &image), ["entry", "mine"]);
     assert_eq!(command(&config(Some(&["other"]), None), &image), ["other"]);
     assert!(command(&config(Some(&[]), None), &image).is_empty());
-    let mine = Config { env: vec!["A=mine".into(), "B".into(), "PATH=/p".into()], tty: true, ..Config::default() };
+    let mine =
+        Config { env: vec!["A=mine".into(), "B".into(), "PATH=/p".into()], tty: true, ..Config::default() };
     let env = environment(&mine, &image, "h");
     assert_eq!(env, ["PATH=/p", "HOSTNAME=h", "TERM=xterm", "A=mine"]);
 }
