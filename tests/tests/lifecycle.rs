@@ -109,7 +109,7 @@ fn a_name_in_use_is_an_error_and_a_freed_one_is_not() {
 fn names_that_make_no_sense_are_refused() {
     let host = Host::new();
     host.busybox();
-    for name in ["", "a b", "../x", "-x", "a/b", "x"] {
+    for name in ["a b", "../x", "-x", "a/b", "x"] {
         let out = host.tare(["run", "--rm", "--name", name, "busybox", "true"]).run();
         assert_eq!(out.code(), 125, "{name:?}: {out:#?}");
     }

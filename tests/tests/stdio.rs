@@ -106,7 +106,8 @@ fn a_window_that_changes_its_size_changes_it_inside() {
 fn what_is_typed_arrives_and_is_echoed_once() {
     let host = Host::new();
     let mut terminal =
-        Terminal::start(interactive(&host, &[], "read line; echo \"got $line\"; exit 6"), 24, 80);
+        Terminal::start(interactive(&host, &[], "echo on; read line; echo \"got $line\"; exit 6"), 24, 80);
+    terminal.expect("on");
     // The container's terminal echoes; if ours did as well, it would be there twice.
     terminal.types("hello\n");
     let screen = terminal.expect("got hello");

@@ -12,26 +12,26 @@ impl Cgroup {
     /// A tree in which the container has no cgroup of its own is left out: there it is in the host's root, and
     /// would be shown the whole host. Empty on v2, where there is only one tree.
     pub fn mounts(&self) -> Vec<(String, Vec<String>)> {
+        let mut mounts: Vec<(String, Vec<String>)> = Vec::new();
         if self.on.version() == Version::V2 {
-            return Vec::new();
+            return mounts;
         }
         let present = self.present.load(Ordering::Relaxed);
-        let trees: Vec<u64> = CONTROLLERS
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| present & (1 << index) != 0)
-            .filter_map(|(_, controller)| self.on.mounted(controller))
-            .collect();
-        let mut mounts: Vec<(u64, Vec<String>)> = Vec::new();
-        for controller in CONTROLLERS {
-            let Some(tree) = self.on.mounted(controller).filter(|tree| trees.contains(tree)) else {
+        for (index, controller) in CONTROLLERS.iter().enumerate() {
+            if present & (1 << index) == 0 || self.on.mounted(controller).is_none() {
                 continue;
-            };
-            match mounts.iter_mut().find(|(known, _)| *known == tree) {
-                Some((_, together)) => together.push(controller.to_owned()),
-                None => mounts.push((tree, vec![controller.to_owned()])),
+            }
+            // Hosts that mount several together name the folder after all of them, with a link for each.
+            let name = rustix::fs::readlinkat(self.on.root(), *controller, Vec::new())
+                .ok()
+                .and_then(|target| target.into_string().ok())
+                .filter(|target| !target.contains('/'))
+                .unwrap_or_else(|| (*controller).to_owned());
+            if !mounts.iter().any(|(known, _)| *known == name) {
+                let together = name.split(',').map(str::to_owned).collect();
+                mounts.push((name, together));
             }
         }
-        mounts.into_iter().map(|(_, together)| (together.join(","), together)).collect()
+        mounts
     }
 }

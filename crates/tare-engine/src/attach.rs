@@ -46,6 +46,8 @@ pub struct Attachment {
     pub(crate) show: [bool; 2],
     /// What was asked for and could not quite be given.
     pub warnings: Vec<String>,
+    /// The caller's terminal, in raw mode since before the start: what is typed ahead is echoed once.
+    pub(crate) raw: Option<RawMode<BorrowedFd<'static>>>,
 }
 
 /// Where stdin goes.
@@ -81,14 +83,10 @@ impl Attachment {
     pub fn relay(self, pass_signals: bool) -> Result<Exit> {
         tare_sys::signal::block_all()?;
         let signals = SignalFd::new()?;
-        let stdin = rustix::stdio::stdin();
-        let _raw = match (&self.terminal, rustix::termios::isatty(stdin)) {
-            (Some(terminal), true) => {
-                follow_size(terminal);
-                Some(RawMode::enter(stdin)?)
-            }
-            _ => None,
-        };
+        if let (Some(terminal), Some(_)) = (&self.terminal, &self.raw) {
+            // It may have changed since the start.
+            follow_size(terminal);
+        }
         if let Sink::Pipe(pipe) = &self.stdin {
             rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).doing(|| "fcntl(stdin pipe, O_NONBLOCK)")?;
         }
@@ -229,8 +227,13 @@ impl Relay {
                 }
             }
             Err(Errno::AGAIN | Errno::INTR) => self.output = Some((stream, bytes)),
-            // Our reader is gone (`tare run … | head`): the container's output goes on into its log.
-            Err(_) => self.with.show[stream as usize] = false,
+            // Our reader is gone (`tare run … | head`). The container shall see what any writer into that pipe
+            // would see, or it would write for ever.
+            Err(_) => {
+                self.with.show[stream as usize] = false;
+                // A monitor that is gone has closed it anyway.
+                let _ = self.with.channel.send(&[stream as u8 + 1], &[]);
+            }
         }
     }
 

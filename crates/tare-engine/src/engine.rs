@@ -233,6 +233,12 @@ impl Engine {
             terminal_size: size,
             attached,
         };
+        let stdin = rustix::stdio::stdin();
+        let raw = if attached && attach.tty && rustix::termios::isatty(stdin) {
+            Some(tare_sys::tty::RawMode::enter(stdin)?)
+        } else {
+            None
+        };
         let (channel, stdin_writer) = monitor::spawn(job, stdin_writer)?;
         let (message, mut files) = Message::receive(&channel, &mut Message::buffer())?.ok_or_else(|| {
             Error::new(Kind::Kernel, "start the container: its monitor was killed on the way")
@@ -262,6 +268,7 @@ impl Engine {
             terminal,
             show: [attach.stdout, attach.stderr],
             warnings,
+            raw,
         }))
     }
 
@@ -311,7 +318,7 @@ impl Engine {
         let pidfd = status.process().ok_or_else(|| not_running(container))?;
         process::signal(pidfd.as_fd(), signal)?;
         if signal == 9 {
-            self.wait_until_settled(&folders)?;
+            self.wait_until_gone(pidfd.as_fd(), &folders)?;
         }
         Ok(())
     }
@@ -327,7 +334,7 @@ impl Engine {
         if !ends_within(pidfd.as_fd(), Duration::from_secs(timeout.into()))? {
             process::signal(pidfd.as_fd(), 9)?;
         }
-        self.wait_until_settled(&folders)
+        self.wait_until_gone(pidfd.as_fd(), &folders)
     }
 
     /// Removes it; with `force` even when it runs.
@@ -343,6 +350,7 @@ impl Engine {
                     .hint(format!("stop it first (`tare stop {container}`), or use --force")));
             }
             process::signal(pidfd.as_fd(), 9)?;
+            self.wait_until_gone(pidfd.as_fd(), &folders)?;
         }
         self.wait_until_settled(&folders)?;
         let Some(_lock) = folders.lock()? else {
@@ -414,6 +422,12 @@ impl Engine {
     fn find(&self, container: &str) -> Result<Folders> {
         sweep::sweep(&self.roots)?;
         Ok(self.roots.folders(&self.roots.find(container)?))
+    }
+
+    /// Waits until a process that was told to end has ended, and that is written down.
+    fn wait_until_gone(&self, pidfd: std::os::fd::BorrowedFd<'_>, folders: &Folders) -> Result<()> {
+        ends_within(pidfd, PATIENCE)?;
+        self.wait_until_settled(folders)
     }
 
     /// Waits until nobody is in charge: the monitor has written down the end and cleaned up.

@@ -25,6 +25,11 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
     let in_run = |name: &str| folders.run.join(name);
     let mut config_json = json(serde_json::to_value(config))?;
     config_json["Hostname"] = json!(policy::hostname(&record.request, &record.id));
+    let mut host_json = json(serde_json::to_value(host))?;
+    if sharing.user == Share::Host {
+        // Asked for, or implied by --privileged or a namespace of the host: either way it says so.
+        host_json["UsernsMode"] = json!("host");
+    }
     Ok(json!({
         "Id": record.id,
         "Created": record.created,
@@ -57,7 +62,7 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": null,
-        "HostConfig": json(serde_json::to_value(host))?,
+        "HostConfig": host_json,
         "GraphDriver": {
             "Name": "overlay",
             "Data": {

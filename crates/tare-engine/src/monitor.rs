@@ -8,6 +8,9 @@
 //!    └─────────────────┘
 //! ```
 //!
+//! The command says one thing to the monitor: that nobody reads an output any more, so that the monitor closes
+//! it and the container sees what it would have seen without us in between.
+//!
 //! stdin does not pass through here: the command writes into the container's pipe or terminal itself, so that
 //! a container that does not read cannot hold up anything else. Killing the command never kills the container.
 
@@ -21,7 +24,7 @@ use tare_cgroup::{Cgroup, Hierarchies};
 use tare_runtime::rootfs::Rootfs;
 use tare_runtime::seccomp::Compiled;
 use tare_runtime::{Launch, Running};
-use tare_sys::channel::{Channel, MAX_MESSAGE};
+use tare_sys::channel::Channel;
 use tare_sys::process::{self, Ended, Side};
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -132,7 +135,7 @@ impl Message {
 
     /// A buffer that every message fits in.
     pub fn buffer() -> Vec<u8> {
-        vec![0; MAX_MESSAGE]
+        vec![0; CHUNK + 1]
     }
 }
 
@@ -176,11 +179,14 @@ fn run(mut job: Job, channel: Channel) {
     drop(client);
     // From here on nobody waits.
     drop(running);
-    if job.record.request.host_config.auto_remove {
-        removal::empty(&job.roots, &job.record.id);
-    } else {
+    if cgroup.remove().is_err() {
+        // Processes that do not die with PID 1: it shared the pid namespace of another.
+        let _ = cgroup.kill();
         let _ = cgroup.remove();
-        removal::release_range(&job.roots, &job.record);
+    }
+    removal::release_range(&job.roots, &job.record);
+    if job.record.request.host_config.auto_remove {
+        removal::delete_trash(&job.roots, &job.record.id);
     }
 }
 
@@ -311,9 +317,14 @@ fn relay(running: &Running, mut output: Output, log: &mut Writer, client: &mut O
     let mut buffer = vec![0; CHUNK];
     let mut ended = false;
     while !ended {
-        let mut ready = [PollFlags::empty(); 3];
+        let mut ready = [PollFlags::empty(); 4];
         {
             let mut fds = vec![PollFd::new(&running.child.pidfd, PollFlags::IN)];
+            // -1, which poll(2) passes over, would do for a missing one; a second pidfd does as well.
+            fds.push(match &*client {
+                Some(channel) => PollFd::new(channel, PollFlags::IN),
+                None => PollFd::new(&running.child.pidfd, PollFlags::empty()),
+            });
             fds.extend(output.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
             match rustix::event::poll(&mut fds, None) {
                 Ok(_) => {}
@@ -325,7 +336,15 @@ fn relay(running: &Running, mut output: Output, log: &mut Writer, client: &mut O
             }
         }
         ended = !ready[0].is_empty();
-        let mut next = 1;
+        if let Some(channel) = client.as_ref().filter(|_| !ready[1].is_empty()) {
+            match channel.receive(&mut buffer) {
+                Ok(Some(_)) if buffer[0] == Stream::Stdout as u8 + 1 => output[0] = None,
+                Ok(Some(_)) => output[1] = None,
+                Ok(None) | Err(_) => *client = None,
+            }
+            continue;
+        }
+        let mut next = 2;
         for (slot, stream) in output.iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
             let Some(fd) = slot else { continue };
             let flags = ready[next];

@@ -40,12 +40,13 @@ pub fn empty(roots: &Roots, id: &str) {
         remove_cgroup(&record);
         release_range(roots, &record);
     }
-    delete(&folder);
-    delete(&roots.folders(id).run);
+    delete_trash(roots, id);
 }
 
-fn delete(folder: &std::path::Path) {
-    let _ = fs::remove_dir_all(folder);
+/// Deletes what is left of a container in the trash that owns nothing any more.
+pub fn delete_trash(roots: &Roots, id: &str) {
+    let _ = fs::remove_dir_all(roots.state.join("trash").join(id));
+    let _ = fs::remove_dir_all(roots.folders(id).run);
 }
 
 /// Removes the container's cgroup, and whoever is still in it.

@@ -19,7 +19,7 @@
 //! Whatever a rename has made visible has thus been on disk before: a power cut leaves an image whole or absent.
 //!
 //! *Locks*: `lock` is held exclusively while names under the root change (some renames and small files, no
-//! unpacking), for at most [`lock::PATIENCE`]. Readers take no lock: files are replaced whole. A pending folder
+//! unpacking), for at most a minute (`lock::PATIENCE`). Readers take no lock: files are replaced whole. A pending folder
 //! is flocked by the process that fills it; one that nobody holds was left by a process that died, and the
 //! next import removes it.
 //!

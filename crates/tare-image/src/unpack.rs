@@ -15,7 +15,7 @@
 //! devices are left out and counted ([`Unpacked::devices_left_out`]).
 //!
 //! Whiteouts (`.wh.*`) are plain files here: a root filesystem has none. A layer's will be told apart in
-//! [`tree::Tree::place`], the one place where an entry turns into a change of the tree.
+//! `tree::Tree::place`, the one place where an entry turns into a change of the tree.
 //!
 //! ```text
 //! input (hash, inflate, rate)  ─ pipe ─▶  archive (headers, pax) ─▶ Entry ─▶ tree (folders, files)

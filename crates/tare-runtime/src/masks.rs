@@ -6,27 +6,18 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::FileType;
 use tare_sys::mount::{Change, Detached, NewFs, attr};
 use tare_sys::path::Root;
 use tare_sys::{Context, Error, Kind, Result};
-
-fn open(root: &Root, path: &str) -> Result<Option<OwnedFd>> {
-    match root.open(Path::new(path), OFlags::PATH, Mode::empty()) {
-        Ok(fd) => Ok(Some(fd)),
-        // Not on this kernel: nothing to hide.
-        Err(err) if matches!(err.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => Ok(None),
-        Err(err) => Err(err),
-    }
-}
 
 /// Covers files with the null device and folders with one empty, read-only folder.
 pub fn hide(root: &Root, paths: &[String], dev_null: Option<&OwnedFd>) -> Result<()> {
     let mut empty: Option<OwnedFd> = None;
     for path in paths {
         let what = || format!("mask {path}");
-        let Some(target) = open(root, path).doing(what)? else { continue };
+        // Not on this kernel: nothing to do.
+        let Some(target) = root.find(Path::new(path)).doing(what)? else { continue };
         let stat = rustix::fs::fstat(&target).doing(what)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             let cover = match &empty {
@@ -54,7 +45,8 @@ pub fn hide(root: &Root, paths: &[String], dev_null: Option<&OwnedFd>) -> Result
 pub fn make_read_only(root: &Root, paths: &[String]) -> Result<()> {
     for path in paths {
         let what = || format!("make {path} read-only");
-        let Some(target) = open(root, path).doing(what)? else { continue };
+        // Not on this kernel: nothing to do.
+        let Some(target) = root.find(Path::new(path)).doing(what)? else { continue };
         let copy = Detached::clone_fd(&target, true).doing(what)?;
         copy.change(&Change { set: attr::RDONLY, recursive: true, ..Change::default() }).doing(what)?;
         copy.attach(target.as_fd()).doing(what)?;

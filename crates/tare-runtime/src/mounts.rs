@@ -113,29 +113,30 @@ impl Options {
     pub fn build_bind(&self, mount: &Mount, userns: Option<BorrowedFd<'_>>) -> Result<Detached> {
         let source = mount.source().as_deref().unwrap_or(Path::new(""));
         let what = || format!("bind mount {} to {}", source.display(), mount.destination().display());
-        let tree = Detached::clone_path(source, self.recursive_bind).doing(what).map_err(|err| {
-            if err.errno() == Some(Errno::NOENT) {
-                err.hint("create it first, or check the path for a typo")
-            } else {
-                err
+        let tree = Detached::clone_path(source, self.recursive_bind).map_err(|err| match err.errno() {
+            Some(Errno::NOENT) => {
+                Error::new(Kind::NotFound, format!("{}: the source path does not exist", what()))
+                    .hint("create it first, or check the path for a typo")
             }
+            _ => err.context(what()),
         })?;
-        let plain = Change { set: self.set, clear: self.clear, ..Change::default() };
-        let deep = Change {
-            set: self.set_recursive,
-            clear: self.clear_recursive,
-            recursive: true,
-            ..Change::default()
+        // A copy of a shared mount is shared with it: mounts made inside would appear on the host.
+        let (propagation, propagation_deep) = self.propagation.unwrap_or((Propagation::Private, true));
+        let idmap = userns.zip(self.idmap);
+        let part = |deep: bool| Change {
+            set: if deep { self.set_recursive } else { self.set },
+            clear: if deep { self.clear_recursive } else { self.clear },
+            propagation: (propagation_deep == deep).then_some(propagation),
+            idmap: idmap.filter(|(_, recursive)| *recursive == deep).map(|(userns, _)| userns),
+            recursive: deep,
         };
-        for change in [plain, deep] {
-            if change.set | change.clear != 0 {
-                tree.change(&change).doing(what)?;
+        for change in [part(false), part(true)] {
+            if change.set | change.clear != 0 || change.propagation.is_some() || change.idmap.is_some() {
+                tree.change(&change).doing(what).map_err(|err| match change.idmap {
+                    Some(_) => explain_idmap(err, "--userns=host"),
+                    None => err,
+                })?;
             }
-        }
-        if let (Some(recursive), Some(userns)) = (self.idmap, userns) {
-            tree.change(&Change { idmap: Some(userns), recursive, ..Change::default() })
-                .doing(what)
-                .map_err(|err| explain_idmap(err, "--userns=host"))?;
         }
         Ok(tree)
     }
@@ -152,13 +153,6 @@ impl Options {
             .doing(what)?;
         }
         fs.mount(self.set | self.set_recursive).doing(what)
-    }
-
-    /// Sets the propagation asked for; the caller has already made everything slave or private.
-    pub fn set_propagation(&self, mount: &Detached) -> Result<()> {
-        self.propagation.map_or(Ok(()), |(propagation, recursive)| {
-            mount.change(&Change { propagation: Some(propagation), recursive, ..Change::default() })
-        })
     }
 }
 

@@ -13,8 +13,6 @@ use rustix::net::{
 
 use crate::error::{Context, Error, Result};
 
-/// Largest message, bytes. Well under the kernel's default socket buffer (208 KiB).
-pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Most files in one message; the kernel's own limit (`SCM_MAX_FD`).
 pub const MAX_FILES: usize = 253;
 

@@ -23,6 +23,12 @@ pub fn fd_name(fd: impl AsFd) -> String {
     }
 }
 
+/// Most dangling links followed when folders are made.
+const LINKS: u32 = 8;
+
+/// How container paths are resolved: as if the root were `/`, and never through a link of /proc.
+const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
 /// A directory that plays `/` for the paths resolved in it.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
@@ -44,7 +50,7 @@ impl Root {
     ///
     /// Retries the `EAGAIN` that the kernel answers when the tree is renamed under a `..` (openat2(2)).
     pub fn open(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-        self.resolve(path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+        self.resolve(path, flags, mode, IN_ROOT)
     }
 
     /// As [`open`](Root::open), but any symbolic link on the way is an error (`ELOOP`).
@@ -52,63 +58,83 @@ impl Root {
         self.resolve(path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
     }
 
+    /// Opens `path` (`O_PATH`) if it is there.
+    pub fn find(&self, path: &Path) -> Result<Option<OwnedFd>> {
+        match self.try_resolve(path, OFlags::PATH, Mode::empty(), IN_ROOT) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            result => result.map(Some).doing(|| self.call(path)),
+        }
+    }
+
     fn resolve(&self, path: &Path, flags: OFlags, mode: Mode, how: ResolveFlags) -> Result<OwnedFd> {
+        self.try_resolve(path, flags, mode, how).doing(|| self.call(path)).map_err(|err| match err.errno() {
+            Some(Errno::AGAIN) => {
+                err.with_kind(Kind::Conflict).hint("its folders are being renamed under us")
+            }
+            _ => err,
+        })
+    }
+
+    fn try_resolve(
+        &self,
+        path: &Path,
+        flags: OFlags,
+        mode: Mode,
+        how: ResolveFlags,
+    ) -> rustix::io::Result<OwnedFd> {
         // IN_ROOT takes an absolute path as relative to the root; an empty one means the root itself.
         let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
         for _ in 0..128 {
             match rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, mode, how) {
                 Err(Errno::AGAIN | Errno::INTR) => continue,
-                result => return result.doing(|| format!("openat2({}, {path:?})", fd_name(&self.0))),
+                result => return result,
             }
         }
-        Err(Error::new(
-            Kind::Conflict,
-            format!("openat2({}, {path:?}): the folders are being renamed under us", fd_name(&self.0)),
-        ))
+        Err(Errno::AGAIN)
+    }
+
+    fn call(&self, path: &Path) -> String {
+        format!("openat2({}, {path:?})", fd_name(&self.0))
     }
 
     /// Opens the directory `path`, making what is missing of it with `mode`. Every step is resolved in the
     /// root, so a link half way leads to where the container sees it leading.
     pub fn make_dirs(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY;
-        match self.open(path, flags, Mode::empty()) {
-            Err(err) if err.errno() == Some(Errno::NOENT) => {}
-            found => return found,
-        }
-        let mut so_far = std::path::PathBuf::from("/");
-        let mut here = self.open(&so_far, flags, Mode::empty())?;
-        for part in path.components() {
-            let Component::Normal(name) = part else {
-                if part == Component::ParentDir {
-                    return Err(Error::new(
-                        Kind::Usage,
-                        format!("{}: '..' in a path to create", path.display()),
-                    ));
-                }
-                continue;
-            };
-            so_far.push(name);
-            here = match self.open(&so_far, flags, Mode::empty()) {
-                Err(err) if err.errno() == Some(Errno::NOENT) => {
-                    match rustix::fs::mkdirat(&here, name, mode) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(errno) => {
-                            return Err(errno).doing(|| format!("mkdirat({}, {name:?})", fd_name(&here)));
-                        }
-                    }
-                    self.open(&so_far, flags, Mode::empty())?
-                }
-                found => found?,
-            };
-        }
-        Ok(here)
+        self.make_dirs_within(path, mode, LINKS)
     }
 
-    /// Opens the file `path` (`O_PATH`), making it, empty, and its folders if missing.
+    fn make_dirs_within(&self, path: &Path, mode: Mode, links: u32) -> Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        match self.try_resolve(path, flags, Mode::empty(), IN_ROOT) {
+            Err(Errno::NOENT) => {}
+            found => return found.doing(|| self.call(path)),
+        }
+        let (parent, name) = match (path.parent(), path.components().next_back()) {
+            (Some(parent), Some(Component::Normal(name))) => {
+                (self.make_dirs_within(parent, mode, links)?, name)
+            }
+            _ => return Err(Error::new(Kind::Usage, format!("{}: cannot be made", path.display()))),
+        };
+        match rustix::fs::mkdirat(&parent, name, mode) {
+            // A link that leads nowhere yet: what it names is made, where it leads inside the root.
+            Err(Errno::EXIST) if links > 0 => match rustix::fs::readlinkat(&parent, name, Vec::new()) {
+                Ok(target) => {
+                    use std::os::unix::ffi::OsStrExt;
+                    let target = Path::new(std::ffi::OsStr::from_bytes(target.to_bytes()));
+                    let whole = path.parent().unwrap_or(Path::new("/")).join(target);
+                    self.make_dirs_within(&whole, mode, links - 1)
+                }
+                Err(_) => self.resolve(path, flags, Mode::empty(), IN_ROOT),
+            },
+            Ok(()) | Err(Errno::EXIST) => self.resolve(path, flags, Mode::empty(), IN_ROOT),
+            Err(errno) => Err(errno).doing(|| format!("mkdirat({}, {name:?})", fd_name(&parent))),
+        }
+    }
+
+    /// Opens the file `path`, making it, empty, and its folders if missing.
     pub fn make_file(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
-        match self.open(path, OFlags::PATH, Mode::empty()) {
-            Err(err) if err.errno() == Some(Errno::NOENT) => {}
-            found => return found,
+        if let Some(found) = self.find(path)? {
+            return Ok(found);
         }
         let parent = self.make_dirs(path.parent().unwrap_or(Path::new("/")), Mode::from_raw_mode(0o755))?;
         let name = path
@@ -116,20 +142,19 @@ impl Root {
             .ok_or_else(|| Error::new(Kind::Usage, format!("{}: not the name of a file", path.display())))?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&parent, name, flags, mode) {
-            Ok(_) | Err(Errno::EXIST) => self.open(path, OFlags::PATH, Mode::empty()),
-            Err(errno) => {
-                Err(errno).doing(|| format!("openat({}, {name:?}, O_CREAT|O_EXCL)", fd_name(&parent)))
-            }
+            Err(Errno::EXIST) => self.open(path, OFlags::PATH, Mode::empty()),
+            result => result.doing(|| format!("openat({}, {name:?}, O_CREAT|O_EXCL)", fd_name(&parent))),
         }
     }
 
     /// Reads a small regular file inside the root, or `None` where there is none. Whatever is not a regular
     /// file, or is longer than `limit` bytes, is refused (CVE-2026-47262, CVE-2024-9676).
     pub fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-        let fd = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(err) if matches!(err.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => return Ok(None),
-            Err(err) => return Err(err),
+        // Non-blocking: a pipe must not make us wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = match self.try_resolve(path, flags, Mode::empty(), IN_ROOT) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            result => result.doing(|| self.call(path))?,
         };
         let stat = rustix::fs::fstat(&fd).doing(|| format!("fstat({})", fd_name(&fd)))?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {

@@ -102,11 +102,15 @@ pub fn unblock_all() -> Result<()> {
     Ok(())
 }
 
-/// Gives the classic signals their default action again. Handlers do not survive exec, but *ignored* does: a
-/// caller under nohup, or Rust's own ignored SIGPIPE, would change how the container's programs behave.
+/// What callers are known to ignore: nohup (HUP), a shell's background jobs (INT, QUIT), Rust and Python (PIPE,
+/// XFSZ), supervisors (USR1, USR2, ALRM, TERM, CHLD) and shells for themselves (TSTP, TTIN, TTOU, WINCH).
+const OFTEN_IGNORED: [i32; 14] = [1, 2, 3, 10, 12, 13, 14, 15, 17, 20, 21, 22, 25, 28];
+
+/// Gives signals that the caller may have ignored their default action again. Handlers do not survive exec,
+/// but *ignored* does, and would change how the container's programs behave.
 pub fn default_actions() {
-    for number in 1..=31 {
-        // SAFETY: SIG_DFL installs no code of ours; SIGKILL and SIGSTOP answer EINVAL, which is right.
+    for number in OFTEN_IGNORED {
+        // SAFETY: SIG_DFL installs no code of ours.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
 }

@@ -42,7 +42,8 @@ fn import(engine: &Engine, given: &Given) -> Result<u8> {
         }
     });
     progress.clear();
-    say(&format!("{}\n", id?))?;
+    let id = id.doing(|| format!("import {}", if source == "-" { "standard input" } else { source }))?;
+    say(&format!("{id}\n"))?;
     Ok(0)
 }
 

@@ -10,12 +10,13 @@ use crate::table::{self, Column, Row};
 use crate::terminal::say;
 use crate::tree::Verb;
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
     ("Command", "COMMAND"),
     ("RunningFor", "CREATED"),
     ("Status", "STATUS"),
+    ("Ports", "PORTS"),
     ("Names", "NAMES"),
 ];
 const HEADINGS: [Column; 3] = [("CreatedAt", "CREATED AT"), ("Labels", "LABELS"), ("State", "STATE")];
@@ -83,6 +84,8 @@ fn row(container: &Summary, whole: bool) -> Row {
         ("Image", container.image.clone()),
         ("Labels", labels.join(",")),
         ("Names", container.name.clone()),
+        // No network publishes any yet; scripts that count columns find Docker's.
+        ("Ports", String::new()),
         ("RunningFor", human::ago(container.created)),
         ("State", container.state.clone()),
         ("Status", container.status.clone()),

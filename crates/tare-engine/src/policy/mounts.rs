@@ -37,7 +37,20 @@ pub fn mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Resu
         )?,
     ];
     list.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable])?);
-    list.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", writable])?);
+    match sharing.cgroup {
+        // The host's trees, which nobody inside may write (CVE-2023-25809).
+        Share::Host => {
+            list.push(mount(
+                "/sys/fs/cgroup",
+                "bind",
+                "/sys/fs/cgroup",
+                &["rbind", "rro", "nosuid", "noexec", "nodev"],
+            )?);
+        }
+        _ => {
+            list.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", writable])?)
+        }
+    }
     list.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?);
     let size = format!("size={}", if host.shm_size > 0 { host.shm_size } else { SHM_SIZE });
     match sharing.ipc {

@@ -1,5 +1,6 @@
 //! Import: an archive of a root filesystem becomes an image of one layer.
 
+use std::cell::Cell;
 use std::fs::Permissions;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -95,7 +96,9 @@ impl ImageStore {
             .doing(|| format!("open({tree:?})"))?;
         let blob = files::create(&pending.path.join("blob"), b"", 0o600)?;
         let entries = AtomicU64::new(0);
+        let passed_by = Cell::new((0, 0));
         let progress = |bytes_in, bytes_out| {
+            passed_by.set((bytes_in, bytes_out));
             if let Some(progress) = options.progress {
                 progress(Progress { bytes_in, bytes_out, entries: entries.load(Ordering::Relaxed) });
             }
@@ -115,6 +118,9 @@ impl ImageStore {
                 .unwrap_or_else(|_| Err(Error::new(Kind::Kernel, "the thread that unpacks broke off")));
             Ok::<_, Error>((passed, unpacked))
         })?;
+        // The last entries are counted after the last bytes came by.
+        let (bytes_in, bytes_out) = passed_by.get();
+        progress(bytes_in, bytes_out);
         match (passed, unpacked) {
             // The reading side's own error comes first: the other side only saw the bytes stop.
             (Err(err), _) | (_, Err(err)) => Err(err),

@@ -1,12 +1,14 @@
 //! Compression: what is read, what is refused, and bombs.
 
-use std::io::{Read, Write};
+use std::cell::Cell;
+use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use tare_image::{ImportOptions, Reference};
+use tare_image::{ImportOptions, Progress, Reference};
 use tare_sys::Kind;
 
 use crate::archive::{Entry, Place, Tar, header};
+use crate::faults::{child, store_of_child};
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -147,30 +149,67 @@ fn entries_are_counted() {
     assert!(err.to_string().contains("more than 3 entries"), "{err}");
 }
 
-/// Memory stays flat, however large the archive: 96 MiB go by without being held.
+/// An archive of one file of this many bytes, made as it is read.
+fn large(size: u64) -> impl Read {
+    let file = header(&Entry { name: b"large", size: Some(size), ..Entry::default() }, 0);
+    io::Cursor::new(file).chain(io::repeat(b'x').take(size)).chain(&[0u8; 1024][..])
+}
+
 #[test]
-fn progress_is_told_and_memory_is_bounded() {
+fn progress_is_told() {
     let place = Place::new();
-    let size = 96u64 << 20;
-    let file = header(&Entry { name: b"noise", size: Some(size), ..Entry::default() }, 0);
-    let archive = (&file[..]).chain(std::io::repeat(b'x').take(size)).chain(&[0u8; 1024][..]);
-    let last = std::cell::Cell::new(tare_image::Progress::default());
-    let tell = |progress| last.set(progress);
+    let last = Cell::new(Progress::default());
+    let tell = |progress: Progress| {
+        assert!(progress.bytes_in >= last.get().bytes_in && progress.entries >= last.get().entries);
+        last.set(progress);
+    };
     let options = ImportOptions { progress: Some(&tell), ..ImportOptions::default() };
-    let resident = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    place.store.import(large(1 << 20), &Reference::parse("large").unwrap(), &options).unwrap();
+    let all = (1 << 20) + 1536;
+    assert_eq!(last.get(), Progress { bytes_in: all, bytes_out: all, entries: 1 });
+}
+
+/// Kilobytes of memory this process has had at most.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+#[ignore = "a part of memory_is_bounded"]
+fn child_imports_much() {
+    let options = ImportOptions::default();
+    let store = store_of_child();
+    let before = peak();
+    store.import(large(96 << 20), &Reference::parse("large").unwrap(), &options).unwrap();
+    // Their attributes are more than is kept in memory, and go to a file.
+    let folder = |n: u64| {
+        let name = format!("{:0>60}/{n}", n / 1000);
+        header(&Entry { kind: b'5', name: name.as_bytes(), ..Entry::default() }, 0)
     };
-    let most = std::cell::Cell::new(0);
-    let watch = |progress| {
-        tell(progress);
-        most.set(most.get().max(resident()));
-    };
-    let before = resident();
-    let options = ImportOptions { progress: Some(&watch), ..options };
-    place.store.import(archive, &Reference::parse("noise").unwrap(), &options).unwrap();
-    assert_eq!((last.get().bytes_in, last.get().entries), (size + 1536, 1));
-    // Other tests run beside this one in the same process; the bound is for both.
-    assert!(most.get() < before + (64 << 10), "{} kB before, {} kB at most", before, most.get());
+    struct Blocks<I>(I, io::Cursor<Vec<u8>>);
+    impl<I: Iterator<Item = Vec<u8>>> Read for Blocks<I> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if self.1.position() == self.1.get_ref().len() as u64 {
+                match self.0.next() {
+                    Some(block) => self.1 = io::Cursor::new(block),
+                    None => return Ok(0),
+                }
+            }
+            self.1.read(into)
+        }
+    }
+    let archive = Blocks((0..60_000).map(folder), io::Cursor::default()).chain(&[0u8; 1024][..]);
+    store.import(archive, &Reference::parse("many").unwrap(), &options).unwrap();
+    let after = peak();
+    assert!(after < before + (24 << 10), "{before} kB before, {after} kB at most");
+}
+
+/// The brief is 32 MiB, whatever the archive; a plain one needs far less.
+#[test]
+fn memory_is_bounded() {
+    let place = Place::new();
+    let out = child("compressed::child_imports_much", &place.root(), &[]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }

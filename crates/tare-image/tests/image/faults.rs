@@ -1,6 +1,7 @@
 //! What must hold after a fault: cut archives, dead importers, a full disk.
 
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -77,8 +78,8 @@ fn an_error_of_the_reader_is_passed_on() {
     assert_eq!(place.left_over(), Vec::<String>::new());
 }
 
-/// Runs one `#[ignore]`d test of this file in a process of its own, on this store.
-fn child(test: &str, store: &Path, wrapper: &[&str]) -> Command {
+/// Runs one `#[ignore]`d test of this program in a process of its own, on this store.
+pub fn child(test: &str, store: &Path, wrapper: &[&str]) -> Command {
     let exe = std::env::current_exe().unwrap();
     let words: Vec<_> = wrapper.iter().map(Into::into).chain([exe.into_os_string()]).collect();
     let mut command = Command::new(&words[0]);
@@ -91,7 +92,8 @@ fn child(test: &str, store: &Path, wrapper: &[&str]) -> Command {
     command
 }
 
-fn store_of_child() -> ImageStore {
+/// The store that `child` said.
+pub fn store_of_child() -> ImageStore {
     ImageStore::open(Path::new(&std::env::var("TARE_TEST_STORE").unwrap())).unwrap()
 }
 
@@ -210,6 +212,48 @@ fn a_full_disk() {
     let script = "mount -t tmpfs -o size=5m none \"$TARE_TEST_STORE\" && exec \"$@\"";
     let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"];
     let out = child("faults::child_fills_the_disk", &folder, &wrapper).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && text.contains("child is done"), "{text}");
+}
+
+#[test]
+#[ignore = "a part of without_privilege"]
+fn child_is_nobody() {
+    let store = store_of_child();
+    let tar = small()
+        .add(Entry { name: b"owned", uid: 5, gid: 6, mode: 0o4711, ..Entry::default() })
+        .add(Entry { kind: b'5', name: b"closed", mode: 0, ..Entry::default() })
+        .file("closed/in", b"x")
+        .add(Entry { kind: b'3', name: b"null", device: (1, 3), ..Entry::default() });
+    for _ in 0..2 {
+        let image = store
+            .import(&tar.clone().end()[..], &Reference::parse("mine").unwrap(), &ImportOptions::default())
+            .unwrap();
+        let layer = store.layer_path(&image.layers[0]);
+        assert_eq!(std::fs::metadata(layer.join("owned")).unwrap().mode() & 0o7777, 0o4711);
+        assert!(!layer.join("null").exists());
+        store.remove("mine").unwrap();
+        assert!(!layer.exists());
+    }
+    println!("child is done");
+}
+
+/// Without privilege, owners and devices are left out, and a folder closed to us can still be removed.
+#[test]
+fn without_privilege() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode;
+    std::fs::set_permissions(folder.path(), open(0o777)).unwrap();
+    // Where this program lies, nobody may be able to go.
+    let program = folder.path().join("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let out = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program)
+        .args(["--exact", "faults::child_is_nobody", "--ignored", "--nocapture"])
+        .env("TARE_TEST_STORE", folder.path().join("store"))
+        .output()
+        .unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success() && text.contains("child is done"), "{text}");
 }

@@ -97,17 +97,12 @@ fn set_up(launch: &Launch<'_>, namespaces: &Namespaces, channel: &Channel) -> Re
             )
         })?;
         attach(&root, mount.destination(), &built)?;
-        options.set_propagation(&built)?;
         if devices::is_dev(mount) {
             dev_null = Some(built.open("null", OFlags::PATH)?);
         }
     }
-    for (name, mount) in own.cgroups.drain(..) {
-        attach(&root, &Path::new("/sys/fs/cgroup").join(name), &mount)?;
-    }
-    if let Some(mount) = own.cgroup_folder.take() {
-        // It was writable so that the hierarchies could be attached below it.
-        mount::change_attached(&mount, &Change { set: attr::RDONLY, ..Change::default() })?;
+    if let Some(folder) = own.cgroup_folder.take() {
+        attach_cgroups(&folder, &own.cgroups)?;
     }
     let terminal = match process.terminal() {
         Some(true) => Some(open_terminal(&root, own.devpts.as_ref(), launch, channel)?),
@@ -258,6 +253,18 @@ fn build_cgroups(mounts: &[(String, Vec<String>)]) -> Result<Vec<(String, Detach
             Ok((name.clone(), mount))
         })
         .collect()
+}
+
+/// Attaches the hierarchies in their folder, a tmpfs that we made and nobody else has touched; it was
+/// writable only for this.
+fn attach_cgroups(folder: &OwnedFd, mounts: &[(String, Detached)]) -> Result<()> {
+    for (name, mount) in mounts {
+        let what = || format!("attach the cgroup {name}");
+        rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o555)).doing(what)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        mount.attach(rustix::fs::openat(folder, name, flags, Mode::empty()).doing(what)?)?;
+    }
+    mount::change_attached(folder, &Change { set: attr::RDONLY, ..Change::default() })
 }
 
 fn explain_new(err: Error, kind: &str) -> Error {

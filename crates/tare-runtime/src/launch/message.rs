@@ -4,8 +4,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tare_sys::channel::{Channel, MAX_MESSAGE};
+use tare_sys::channel::Channel;
 use tare_sys::{Error, Kind, Result};
+
+/// Longest message, bytes: an error with two of the longest paths in it.
+const LONGEST: usize = 12 * 1024;
 
 /// From the parent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,7 +41,7 @@ pub fn send<M: Serialize>(channel: &Channel, message: &M, files: &[BorrowedFd<'_
 
 /// Receives one; `None` when the other side is gone.
 pub fn receive<M: DeserializeOwned>(channel: &Channel) -> Result<Option<(M, Vec<OwnedFd>)>> {
-    let mut buffer = vec![0; MAX_MESSAGE];
+    let mut buffer = vec![0; LONGEST];
     let Some((length, files)) = channel.receive(&mut buffer)? else { return Ok(None) };
     let message = serde_json::from_slice(&buffer[..length])
         .map_err(|err| Error::new(Kind::Corrupt, format!("launch message: {err}")))?;
