@@ -106,7 +106,7 @@ fn network_none_has_a_loopback_that_is_up() {
 #[test]
 fn two_containers_cannot_reach_each_others_loopback() {
     let host = Host::new();
-    host.detached(&["--name", "server", "--network", "none"], "nc -l -p 7000 -s 127.0.0.1");
+    host.detached(&["--name", "server", "--network", "none"], "nc -ll -p 7000 -e true");
     let ask = "nc -w 1 127.0.0.1 7000 </dev/null && echo open || echo closed";
     host.sh(&["--network", "none"], ask).prints("closed");
     let joined = ["--network", "container:server"];

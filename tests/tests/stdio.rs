@@ -90,14 +90,14 @@ fn a_terminal_is_one_inside_and_has_the_size_of_the_window() {
 #[test]
 fn a_window_that_changes_its_size_changes_it_inside() {
     let host = Host::new();
-    let script = "trap 'stty size' WINCH; echo on; while :; do sleep 0.1; done";
+    let script = "trap 'stty size' WINCH; trap 'exit 0' INT; echo on; while :; do sleep 0.1; done";
     let mut terminal = Terminal::start(interactive(&host, &[], script), 24, 80);
     terminal.expect("on");
     terminal.resize(50, 132);
     terminal.expect("50 132");
     terminal.resize(10, 20);
     terminal.expect("10 20");
-    terminal.types("\x1c");
+    terminal.types("\x03");
     terminal.wait();
     terminal.is_restored();
 }

@@ -547,7 +547,9 @@ impl Engine {
         }
         let images = self.images()?;
         Ok(Rootfs::Layers {
-            lower: record.layers.iter().map(|layer| images.layer_path(layer)).collect(),
+            lower: std::iter::once(images.mount_points())
+                .chain(record.layers.iter().map(|layer| images.layer_path(layer)))
+                .collect(),
             upper: folders.make_writable_layer()?,
             volatile: host.auto_remove,
         })

@@ -5,6 +5,7 @@
 //!   oci-layout  index.json       index.json is derived from ids/ and names/, rewritten after each change
 //!   blobs/sha256/<hex>           0444; configs, manifests, and layers with the bytes they came in
 //!   layers/<diff id hex>/        a layer's tree, unpacked, with the owners that it names
+//!   layers/mount-points/         what is below every image's layers
 //!   layers/<random>.pending/     a layer on its way in (or out): tree/, blob, config, manifest
 //!   ids/<image id hex>           JSON: an image that the store holds ([`Image`], without its names)
 //!   names/<name, '/' as '+'>     JSON: what a start needs to know of the image of that name ([`RunRecord`])
@@ -29,6 +30,7 @@ mod files;
 mod import;
 mod index;
 mod lock;
+mod mount_points;
 mod pending;
 mod record;
 mod remove;
@@ -226,7 +228,7 @@ impl ImageStore {
             files::replace(&self.root, "oci-layout", index::LAYOUT.as_bytes(), 0o644)
                 .doing(|| "make the image store")?;
         }
-        Ok(())
+        self.make_mount_points()
     }
 }
 

@@ -199,11 +199,14 @@ pub fn known_kind(kind: &str) -> Option<&'static str> {
 }
 
 /// Attaches a mount at `destination` inside the root, making the place where it is missing: a folder for a
-/// folder, a file for anything else.
-pub fn attach(root: &Root, destination: &Path, mount: &Detached) -> Result<()> {
+/// folder, a file for anything else. Only a bind mount can be anything else.
+pub fn attach(root: &Root, destination: &Path, mount: &Detached, bind: bool) -> Result<()> {
     let what = || format!("attach the mount on {}", destination.display());
-    let stat = rustix::fs::fstat(mount).doing(|| "fstat(mount)")?;
-    let target = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+    let folder = !bind || {
+        let stat = rustix::fs::fstat(mount).doing(|| "fstat(mount)")?;
+        FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+    };
+    let target = if folder {
         root.make_dirs(destination, Mode::from_raw_mode(0o755)).doing(what)?
     } else {
         root.make_file(destination, Mode::from_raw_mode(0o644)).doing(what)?

@@ -96,7 +96,7 @@ fn set_up(launch: &Launch<'_>, namespaces: &Namespaces, channel: &Channel) -> Re
                 format!("launch: nobody built the mount on {}", mount.destination().display()),
             )
         })?;
-        attach(&root, mount.destination(), &built)?;
+        attach(&root, mount.destination(), &built, options.bind)?;
         if devices::is_dev(mount) {
             dev_null = Some(built.open("null", OFlags::PATH)?);
         }
@@ -292,7 +292,7 @@ fn open_terminal(
     }
     message::send(channel, &FromChild::Terminal, &[ours.as_fd()])?;
     let console = Detached::clone_fd(&theirs, false)?;
-    attach(root, Path::new("/dev/console"), &console)?;
+    attach(root, Path::new("/dev/console"), &console, true)?;
     Ok(theirs)
 }
 
