@@ -124,3 +124,48 @@ fn many_at_once_all_end_with_their_own_code() {
     }
     assert!(host.containers().is_empty());
 }
+
+/// 1,000 runs with `cargo xtask soak kills`, a short form of it otherwise.
+#[test]
+fn of_many_runs_some_killed_at_random_nothing_is_left() {
+    let host = Host::new();
+    host.busybox();
+    let runs: u32 = std::env::var("TARE_SOAK_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let mut moments = Moments::new();
+    let mut killed = 0;
+    for run in 0..runs {
+        let running =
+            host.tare(["run", "--rm", "--memory", "64m", "--network", "none", "busybox", "true"]).start();
+        if run % 10 != 9 {
+            running.wait().ok();
+            continue;
+        }
+        // In turn the command, its monitor, and both; the whole of a run takes about 20 ms.
+        std::thread::sleep(moments.below(Duration::from_millis(20)));
+        host.note_ids();
+        let command = running.id();
+        for process in engine(&host) {
+            let is_command = process.id == command;
+            if killed % 3 == 2 || is_command == (killed % 3 == 0) {
+                process.kill();
+            }
+        }
+        killed += 1;
+        running.wait();
+    }
+    println!("{runs} runs, {killed} of them killed");
+    host.tare(["ps"]).run().ok();
+    eventually("nothing is left", || {
+        host.tare(["ps", "-aq"]).run().ok().is_empty()
+            && ["state/containers", "state/trash", "state/names", "run/containers", "run/ranges"].iter().all(
+                |name| {
+                    let folder = match name.split_once('/') {
+                        Some(("state", rest)) => host.root().join(rest),
+                        Some((_, rest)) => host.run_root().join(rest),
+                        None => unreachable!("each has a slash"),
+                    };
+                    std::fs::read_dir(folder).map_or(true, |entries| entries.count() == 0)
+                },
+            )
+    });
+}

@@ -10,6 +10,7 @@ mod build;
 mod demo;
 mod layers;
 mod linking;
+mod soak;
 mod suite;
 mod workspace;
 
@@ -27,6 +28,8 @@ Chores:
   install                       build the release binary and copy it to PREFIX/bin
        --prefix DIR             /usr/local unless told otherwise
   layers                        check that no crate imports upwards, and the other rules of the house
+  soak kills                    the long form of a proof: 1,000 runs of which 100 are killed at random
+       --runs N                 1000 unless told otherwise
   bench start                   time `tare run` beside runc and crun (needs root)
        --runs N                 runs of each, 50 unless told otherwise
        --image NAME             the name to give the image in tare's store
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Some((&"test", rest)) => suite::chore(rest),
         Some((&"layers", rest)) => layers::chore(rest),
         Some((&"bench", rest)) => bench::chore(rest),
+        Some((&"soak", rest)) => soak::chore(rest),
         Some((other, _)) => {
             Err(anyhow::anyhow!("there is no chore `{other}`; `cargo xtask help` lists them"))
         }

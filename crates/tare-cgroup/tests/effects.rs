@@ -1,6 +1,7 @@
 //! Limits and verbs by their effect, in the kernel this runs on. Needs root; prints why it skips otherwise.
 //!
 //! Every test makes cgroups of its own, named after it and this process, and takes them away even if it panics.
+#![forbid(unsafe_code)]
 
 #[path = "effects/cage.rs"]
 mod cage;

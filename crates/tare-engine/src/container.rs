@@ -312,7 +312,7 @@ impl Status {
 
 /// When a process began, in ticks since boot; `None` where it is gone or only waits to be reaped.
 pub fn process_began(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = tare_sys::path::read_short(&format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name, in brackets, and may hold anything: begin after the last bracket.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     let state = fields.next()?;
@@ -324,7 +324,7 @@ pub fn process_began(pid: i32) -> Option<u64> {
 
 /// The kernel's name for this boot.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    tare_sys::path::read_short("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Makes a folder and its parents with this mode, whatever the umask.

@@ -291,7 +291,7 @@ impl Engine {
                     "" => record.request.config.image,
                     folder => folder.to_owned(),
                 },
-                command: record.command.join(" "),
+                command: quoted(&record.command),
                 created: seconds(&record.created),
                 state: status.state.to_string(),
                 status: status.in_words(Moment::now()),
@@ -616,6 +616,13 @@ fn write_owned(path: &Path, text: &str, base: Option<u32>) -> Result<()> {
     rustix::fs::fchown(&file, Some(Uid::from_raw(id)), Some(Gid::from_raw(id))).doing(what)?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644)).doing(what)?;
     std::fs::File::from(file).write_all(text.as_bytes()).doing(what)
+}
+
+/// A command on one line, as Docker shows it: a word with a space in it in quotes.
+fn quoted(command: &[String]) -> String {
+    let words =
+        command.iter().map(|word| if word.contains(' ') { format!("'{word}'") } else { word.clone() });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn not_running(container: &str) -> Error {

@@ -1,4 +1,5 @@
 //! Imports an archive into a store and says how fast that was: `import ARCHIVE STORE NAME`.
+#![forbid(unsafe_code)]
 
 use std::time::Instant;
 

@@ -113,20 +113,17 @@ fn attend(
     mut child: Child,
 ) -> std::result::Result<Running, (Error, Child)> {
     if namespaces.joined_user().is_some() {
-        child = match take_grandchild(channel, child) {
-            Ok(child) => child,
-            Err(failed) => return Err(failed),
-        };
+        child = take_grandchild(channel, child)?;
     }
     let mut warnings = Vec::new();
     let mut terminal = None;
     let mut ready = false;
     let steps = (|| {
         warnings = prepare(launch, namespaces, &child).map_err(|err| prefer_childs(channel, err))?;
-        message::send(channel, &ToChild::Mapped, &[]).or_else(|err| Err(prefer_childs(channel, err)))?;
+        message::send(channel, &ToChild::Mapped, &[]).map_err(|err| prefer_childs(channel, err))?;
         let built = build(launch, namespaces, &child)?;
         let files: Vec<BorrowedFd<'_>> = built.iter().map(AsFd::as_fd).collect();
-        message::send(channel, &ToChild::Mounts, &files).or_else(|err| Err(prefer_childs(channel, err)))?;
+        message::send(channel, &ToChild::Mounts, &files).map_err(|err| prefer_childs(channel, err))?;
         drop(built);
         loop {
             match message::receive(channel)? {

@@ -4,7 +4,7 @@
 //! its own (and shows them through its id map); *new file systems* belong to the container's namespaces, so
 //! the child makes them.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Mount;
@@ -37,8 +37,7 @@ impl Options {
     /// Reads a mount's options. Those of mount(8) that this knows are taken; the rest go to the file system,
     /// and to a bind, which has none, they are an error.
     pub fn of(mount: &Mount) -> Result<Options> {
-        let mut options = Options::default();
-        options.bind = mount.typ().as_deref() == Some("bind");
+        let mut options = Options { bind: mount.typ().as_deref() == Some("bind"), ..Options::default() };
         for word in mount.options().iter().flatten() {
             options.take(word);
         }
@@ -199,8 +198,9 @@ pub fn known_kind(kind: &str) -> Option<&'static str> {
 }
 
 /// Attaches a mount at `destination` inside the root, making the place where it is missing: a folder for a
-/// folder, a file for anything else. Only a bind mount can be anything else.
-pub fn attach(root: &Root, destination: &Path, mount: &Detached, bind: bool) -> Result<()> {
+/// folder, a file for anything else. Only a bind mount can be anything else. Answers the place, for a caller
+/// whom closing it costs more than keeping it.
+pub fn attach(root: &Root, destination: &Path, mount: &Detached, bind: bool) -> Result<OwnedFd> {
     let what = || format!("attach the mount on {}", destination.display());
     let folder = !bind || {
         let stat = rustix::fs::fstat(mount).doing(|| "fstat(mount)")?;
@@ -211,12 +211,13 @@ pub fn attach(root: &Root, destination: &Path, mount: &Detached, bind: bool) -> 
     } else {
         root.make_file(destination, Mode::from_raw_mode(0o644)).doing(what)?
     };
-    mount.attach(target.as_fd()).doing(what).map_err(|err| match err.errno() {
-        Some(Errno::NOTDIR) => {
-            err.with_kind(Kind::Usage).hint("a folder goes on a folder, and a file on a file")
+    match mount.attach(target.as_fd()).doing(what) {
+        Ok(()) => Ok(target),
+        Err(err) if err.errno() == Some(Errno::NOTDIR) => {
+            Err(err.with_kind(Kind::Usage).hint("a folder goes on a folder, and a file on a file"))
         }
-        _ => err,
-    })
+        Err(err) => Err(err),
+    }
 }
 
 #[cfg(test)]

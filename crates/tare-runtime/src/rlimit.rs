@@ -34,7 +34,7 @@ pub fn apply(child: Pid, limits: &[PosixRlimit]) -> Result<Vec<String>> {
         let Some(kind) = resource(limit.typ()) else { continue };
         let bound = |value: u64| (value != u64::MAX).then_some(value);
         let wanted = Rlimit { current: bound(limit.soft()), maximum: bound(limit.hard()) };
-        match prlimit(Some(child), kind, wanted.clone()) {
+        match prlimit(Some(child), kind, wanted) {
             Ok(_) => {}
             Err(rustix::io::Errno::PERM) => {
                 let ceiling = getrlimit(kind).maximum;

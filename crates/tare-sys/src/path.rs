@@ -13,6 +13,17 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 
+/// Reads a file of /proc or /sys that is known to be short, up to 4 KiB, with one read(2): such files say that
+/// their size is 0, and the standard library feels its way to their end.
+pub fn read_short(path: &str) -> Result<String> {
+    let what = || format!("read {path}");
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).doing(what)?;
+    let mut bytes = vec![0; 4096];
+    let length = rustix::io::read(&file, &mut bytes[..]).doing(what)?;
+    bytes.truncate(length);
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Names an fd for a message, as strace does: `5</var/lib/tare>`.
 pub fn fd_name(fd: impl AsFd) -> String {
     use std::os::fd::AsRawFd;

@@ -102,16 +102,40 @@ pub fn unblock_all() -> Result<()> {
     Ok(())
 }
 
-/// What callers are known to ignore: nohup (HUP), a shell's background jobs (INT, QUIT), Rust and Python (PIPE,
-/// XFSZ), supervisors (USR1, USR2, ALRM, TERM, CHLD) and shells for themselves (TSTP, TTIN, TTOU, WINCH).
-const OFTEN_IGNORED: [i32; 14] = [1, 2, 3, 10, 12, 13, 14, 15, 17, 20, 21, 22, 25, 28];
+/// The signals that this process ignores, as a set: bit n - 1 for signal n.
+///
+/// Handlers do not survive exec, but *ignored* does, and so comes down to us from callers (nohup, a shell's
+/// background jobs, Python) and from Rust's own ignored SIGPIPE.
+pub fn ignored() -> u64 {
+    let status = crate::path::read_short("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
+}
 
-/// Gives signals that the caller may have ignored their default action again. Handlers do not survive exec,
-/// but *ignored* does, and would change how the container's programs behave.
-pub fn default_actions() {
-    for number in OFTEN_IGNORED {
-        // SAFETY: SIG_DFL installs no code of ours.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+/// Gives the signals of a set their default action again, as a new program should find them.
+pub fn reset(set: u64) {
+    /// The kernel's own `struct sigaction` (rt_sigaction(2)): libc's call refuses the two signals that it keeps
+    /// for itself, and those can be ignored like any other.
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+    let default = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+    for number in (1..=64).filter(|number| set & (1 << (number - 1)) != 0) {
+        // SAFETY: `default` has the kernel's layout and outlives the call; the old action is not asked for.
+        // SIG_DFL installs no code of ours.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                &raw const default,
+                std::ptr::null_mut::<Action>(),
+                8usize,
+            )
+        };
     }
 }
 

@@ -37,6 +37,8 @@ pub fn run(launch: &Launch<'_>, namespaces: &Namespaces, channel: Channel) -> ! 
 enum Never {}
 
 fn set_up(launch: &Launch<'_>, namespaces: &Namespaces, channel: &Channel) -> Result<Never> {
+    // Asked while /proc is still the host's.
+    let ignored = signal::ignored();
     // A process of a joined pid namespace must not look into us: we still hold host fds (CVE-2016-9962).
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .doing(|| "prctl(PR_SET_DUMPABLE)")?;
@@ -86,6 +88,8 @@ fn set_up(launch: &Launch<'_>, namespaces: &Namespaces, channel: &Channel) -> Re
     rustix::process::fchdir(&root).doing(|| "fchdir(root)")?;
 
     let mut dev_null = None;
+    // Exec closes everything at once; one by one it would be a tenth of all our system calls.
+    let mut kept = Vec::new();
     for mount in spec.mounts().iter().flatten() {
         let options = Options::of(mount)?;
         let theirs = options.bind || devices::is_dev(mount);
@@ -96,10 +100,11 @@ fn set_up(launch: &Launch<'_>, namespaces: &Namespaces, channel: &Channel) -> Re
                 format!("launch: nobody built the mount on {}", mount.destination().display()),
             )
         })?;
-        attach(&root, mount.destination(), &built, options.bind)?;
+        let place = attach(&root, mount.destination(), &built, options.bind)?;
         if devices::is_dev(mount) {
             dev_null = Some(built.open("null", OFlags::PATH)?);
         }
+        kept.push((place, built));
     }
     if let Some(folder) = own.cgroup_folder.take() {
         attach_cgroups(&folder, &own.cgroups)?;
@@ -120,13 +125,11 @@ fn set_up(launch: &Launch<'_>, namespaces: &Namespaces, channel: &Channel) -> Re
     }
     mount::pivot_to_cwd()?;
     rustix::process::fchdir(&folder).doing(|| format!("chdir to {}", process.cwd().display()))?;
-    drop((folder, root, dev_null, parents, own));
-
     attach_stdio(launch, terminal, &user)?;
     let command = Command::of(process, &user)?;
     take_identity(process, launch, &user)?;
     process::close_on_exec_from(3)?;
-    signal::default_actions();
+    signal::reset(ignored);
     signal::unblock_all()?;
     if launch.init {
         init::split()?;
