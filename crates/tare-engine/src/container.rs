@@ -194,30 +194,38 @@ impl Roots {
 impl Folders {
     /// Makes and locks them.
     pub fn make(&self) -> Result<Lock> {
-        make_folder(&self.run, 0o711)?;
-        let lock = self.lock()?.ok_or_else(|| {
-            Error::new(Kind::Conflict, format!("lock {}: another tare holds it", self.run.display()))
-        })?;
+        let lock = self.lock_or_make()?;
         make_folder(&self.state, 0o700)?;
         Ok(lock)
     }
 
-    /// Locks the run folder, making it where a reboot took it; `None` while somebody is in charge.
+    /// Locks the run folder; `None` while somebody is in charge, [`Kind::NotFound`] where there is none.
     pub fn lock(&self) -> Result<Option<Lock>> {
+        let what = || format!("lock {}", self.run.display());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = match rustix::fs::open(&self.run, flags, Mode::empty()) {
-            Err(Errno::NOENT) => {
-                make_folder(&self.run, 0o711)?;
-                rustix::fs::open(&self.run, flags, Mode::empty())
-            }
-            fd => fd,
-        }
-        .doing(|| format!("open {}", self.run.display()))?;
+        let fd = rustix::fs::open(&self.run, flags, Mode::empty()).doing(what)?;
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Lock(fd))),
             Err(Errno::AGAIN) => Ok(None),
-            Err(errno) => Err(errno).doing(|| format!("flock {}", self.run.display())),
+            Err(errno) => Err(errno).doing(what),
         }
+    }
+
+    /// Locks the run folder of a container that nobody else is in charge of, making it first where a reboot
+    /// took it. A sweep may find the new folder before we have locked it, and remove it: then once more.
+    pub fn lock_or_make(&self) -> Result<Lock> {
+        for _ in 0..100 {
+            make_folder(&self.run, 0o711)?;
+            match self.lock() {
+                Ok(Some(lock)) if lock.is_on(&self.run) => return Ok(lock),
+                Ok(Some(_)) => {}
+                Err(err) if err.kind() == Kind::NotFound => {}
+                Ok(None) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                Err(err) => return Err(err),
+            }
+        }
+        Err(Error::new(Kind::Conflict, format!("lock {}: another tare holds it", self.run.display()))
+            .hint("try again"))
     }
 
     /// Makes the folders of the writable layer.
@@ -387,6 +395,16 @@ pub fn explain_full(err: Error) -> Error {
             err.with_kind(Kind::Exhausted).hint("the disk is full: remove containers or images")
         }
         _ => err,
+    }
+}
+
+impl Lock {
+    /// Whether the path still leads to the folder that is locked.
+    fn is_on(&self, path: &Path) -> bool {
+        match (rustix::fs::fstat(&self.0), rustix::fs::stat(path)) {
+            (Ok(held), Ok(there)) => (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino),
+            _ => false,
+        }
     }
 }
 

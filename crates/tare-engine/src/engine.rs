@@ -353,10 +353,7 @@ impl Engine {
             self.wait_until_gone(pidfd.as_fd(), &folders)?;
         }
         self.wait_until_settled(&folders)?;
-        let Some(_lock) = folders.lock()? else {
-            return Err(Error::new(Kind::Conflict, format!("remove {container}: it is being started"))
-                .hint("try again"));
-        };
+        let _lock = folders.lock_or_make().doing(|| format!("remove {container}"))?;
         match folders.record() {
             Ok(record) => removal::discard(&self.roots, &record),
             // Removed by its monitor meanwhile, or damaged: either way its folder goes.
@@ -434,9 +431,12 @@ impl Engine {
     fn wait_until_settled(&self, folders: &Folders) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Removed by its monitor: settled, and not to be made again by locking.
-            if !folders.run.exists() || folders.lock()?.is_some() {
-                break;
+            match folders.lock() {
+                Ok(None) => {}
+                Ok(Some(_)) => break,
+                // Removed by its monitor.
+                Err(err) if err.kind() == Kind::NotFound => break,
+                Err(err) => return Err(err),
             }
             if Instant::now() > deadline {
                 return Err(Error::new(

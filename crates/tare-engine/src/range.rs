@@ -30,10 +30,9 @@ pub struct Range {
 impl Range {
     /// Claims a free range. `random` says where the search begins, so that claimants rarely meet.
     pub fn claim(run: &Path, id: &str, random: u32) -> Result<Range> {
-        let ranges = run.join("ranges");
         for step in 0..COUNT {
             let n = (random % COUNT + step) % COUNT;
-            let range = Range::numbered(&ranges, n);
+            let range = Range::numbered(run, n);
             match fs::create_dir(&range.folder) {
                 Ok(()) => {}
                 Err(err) if err.kind() == ErrorKind::AlreadyExists => continue,
@@ -65,11 +64,22 @@ impl Range {
 
     /// The range with this base, without claiming it.
     pub fn based(run: &Path, base: u32) -> Range {
-        Range::numbered(&run.join("ranges"), base.saturating_sub(FIRST) / SIZE)
+        Range::numbered(run, base.saturating_sub(FIRST) / SIZE)
     }
 
-    fn numbered(ranges: &Path, n: u32) -> Range {
-        Range { folder: ranges.join(n.to_string()), base: FIRST + n * SIZE }
+    /// The range with this number, without claiming it.
+    pub fn numbered(run: &Path, n: u32) -> Range {
+        Range {
+            folder: run.join("ranges").join(n.to_string()),
+            base: FIRST.saturating_add(n.saturating_mul(SIZE)),
+        }
+    }
+
+    /// Lets go of it if `id` is a holder.
+    pub fn release_if_held(&self, id: &str) {
+        if fs::remove_file(self.folder.join(id)).is_ok() {
+            let _ = fs::remove_dir(&self.folder);
+        }
     }
 
     fn hold(&self, id: &str) -> Result<()> {

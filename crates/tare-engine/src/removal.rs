@@ -37,9 +37,13 @@ pub fn move_folder(roots: &Roots, id: &str) {
 /// Undoes what a container in the trash owned, then deletes it. The caller is in charge of it.
 pub fn empty(roots: &Roots, id: &str) {
     let folder = roots.state.join("trash").join(id);
-    if let Ok(Some(record)) = read_json::<Record>(&folder.join("container.json")) {
-        remove_cgroup(&record);
-        release_range(roots, &record);
+    match read_json::<Record>(&folder.join("container.json")) {
+        Ok(Some(record)) => {
+            remove_cgroup(&record);
+            release_range(roots, &record);
+        }
+        // Killed before it was written down, but perhaps not before it had claimed something.
+        _ => release_claims(roots, id),
     }
     delete_trash(roots, id);
 }
@@ -82,6 +86,25 @@ pub fn remove_cgroup(record: &Record) {
     let cgroup = Cgroup::open(&hierarchies, &record.cgroup);
     let _ = cgroup.kill();
     let _ = cgroup.remove();
+}
+
+/// Finds and gives back what a container has claimed whose own record does not say.
+fn release_claims(roots: &Roots, id: &str) {
+    for name in names(&roots.state.join("names")) {
+        roots.release_name(&name, id);
+    }
+    for range in names(&roots.run.join("ranges")) {
+        if let Ok(number) = range.parse() {
+            Range::numbered(&roots.run, number).release_if_held(id);
+        }
+    }
+}
+
+/// The names in a folder; none where there is no such folder.
+pub fn names(folder: &Path) -> Vec<String> {
+    fs::read_dir(folder)
+        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        .unwrap_or_default()
 }
 
 /// Gives its id range back.

@@ -14,10 +14,10 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use tare_sys::Result;
+use tare_sys::{Kind, Result};
 
 use crate::container::{Roots, State, Status};
-use crate::removal;
+use crate::removal::{self, names};
 use crate::time::Moment;
 
 /// Sweeps now.
@@ -26,6 +26,11 @@ pub fn sweep(roots: &Roots) -> Result<()> {
         for id in names(&folder) {
             tend(roots, &id, in_trash);
         }
+    }
+    // A range whose claimant was killed before it wrote its name there; one that is held is not empty.
+    let ranges = roots.run.join("ranges");
+    for range in names(&ranges) {
+        let _ = fs::remove_dir(ranges.join(range));
     }
     // A run folder without its container: killed between the two, or by a reboot that kept /run.
     for id in names(&roots.run.join("containers")) {
@@ -54,23 +59,29 @@ pub fn sometimes(roots: &Roots) {
     }
 }
 
-fn names(folder: &std::path::Path) -> Vec<String> {
-    fs::read_dir(folder)
-        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
-        .unwrap_or_default()
-}
-
 fn tend(roots: &Roots, id: &str, in_trash: bool) {
     let folders = roots.folders(id);
-    // Somebody is in charge, or it cannot be told: leave it.
-    let Ok(Some(_lock)) = folders.lock() else { return };
+    let _lock = match folders.lock() {
+        Ok(Some(lock)) => lock,
+        // After a reboot the run folder is gone; or the container has just been removed.
+        Err(err) if err.kind() == Kind::NotFound => match folders.lock_or_make() {
+            Ok(lock) => lock,
+            Err(_) => return,
+        },
+        // Somebody is in charge, or it cannot be told: leave it.
+        Ok(None) | Err(_) => return,
+    };
+    if !in_trash && !folders.state.exists() {
+        let _ = fs::remove_dir_all(&folders.run);
+        return;
+    }
     if in_trash {
         return removal::empty(roots, id);
     }
     let record = match folders.record() {
         Ok(record) => record,
-        // Not even written down: there is nothing that it could own. One that is damaged is left for a person.
-        Err(err) if err.kind() == tare_sys::Kind::NotFound => {
+        // Not even written down. One that is damaged is left for a person.
+        Err(err) if err.kind() == Kind::NotFound => {
             removal::move_folder(roots, id);
             return removal::empty(roots, id);
         }
