@@ -340,7 +340,8 @@ impl Engine {
     /// Removes it; with `force` even when it runs.
     pub fn remove(&self, container: &str, force: bool) -> Result<()> {
         let folders = match self.find(container) {
-            Err(err) if force && err.kind() == Kind::NotFound => return Err(err.context("remove")),
+            // It is not there, which is what was wanted: many a script begins with `rm -f`.
+            Err(err) if force && err.kind() == Kind::NotFound => return Ok(()),
             found => found?,
         };
         let process = folders.status().ok().flatten().and_then(|status| status.process());

@@ -69,8 +69,9 @@ impl Options {
                 self.clear_recursive |= bits;
                 self.set_recursive &= !bits;
             } else {
-                self.set_recursive |= bits;
-                self.clear_recursive |= bits & attr::ATIME;
+                let field = whole_field(bits);
+                self.set_recursive = (self.set_recursive & !field) | bits;
+                self.clear_recursive = (self.clear_recursive & !field) | (field & attr::ATIME);
             }
             return;
         }
@@ -97,10 +98,10 @@ impl Options {
     }
 
     fn set_attr(&mut self, bits: u64) {
-        // The access-time modes are one field: setting one clears the others first.
-        self.clear |= bits & attr::ATIME;
-        self.set = (self.set & !(bits & attr::ATIME)) | bits;
-        self.clear &= !(bits & !attr::ATIME);
+        let field = whole_field(bits);
+        self.set = (self.set & !field) | bits;
+        // To set one of the access-time modes, the kernel wants the whole field cleared first.
+        self.clear = (self.clear & !field) | (field & attr::ATIME);
     }
 
     fn clear_attr(&mut self, bits: u64) {
@@ -153,6 +154,11 @@ impl Options {
         }
         fs.mount(self.set | self.set_recursive).doing(what)
     }
+}
+
+/// The bits that a setting replaces: itself, and for an access-time mode the others as well.
+fn whole_field(bits: u64) -> u64 {
+    if bits & attr::ATIME == 0 { bits } else { bits | attr::ATIME }
 }
 
 /// An attribute word and whether it clears.
@@ -240,9 +246,9 @@ mod tests {
 
     #[test]
     fn recursive_words_and_data() {
-        let o = options(&["rbind", "rro", "rslave", "size=64m", "huge"]);
-        assert!(o.bind && o.recursive_bind);
-        assert_eq!(o.set_recursive, attr::RDONLY);
+        let o = options(&["rro", "rnoatime", "rslave", "size=64m", "huge"]);
+        assert_eq!(o.set_recursive, attr::RDONLY | attr::NOATIME);
+        assert_eq!(o.clear_recursive, attr::ATIME);
         assert_eq!(o.propagation, Some((Propagation::Slave, true)));
         assert_eq!(o.data, [("size".to_owned(), Some("64m".to_owned())), ("huge".to_owned(), None)]);
     }

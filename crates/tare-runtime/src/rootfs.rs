@@ -3,12 +3,13 @@
 //! Built by the parent as a detached mount, seen by nobody until the container attaches it. With a user
 //! namespace, every part is shown through its id map, so files keep their true owners on disk.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use tare_sys::mount::{Change, Detached, NewFs, attr};
+use tare_sys::mount::{self, Change, Detached, NewFs, Propagation, attr};
+use tare_sys::process::{self, namespace};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::mounts::explain_idmap;
@@ -68,6 +69,17 @@ pub struct IdMap<'a> {
 impl Rootfs {
     /// Builds it. `idmap`: the container's user namespace, if it has its own.
     pub fn build(&self, idmap: Option<IdMap<'_>>) -> Result<Detached> {
+        match self.build_with(idmap, false) {
+            // Before Linux 6.15 overlayfs takes no layer from a detached mount.
+            Err(err) if err.errno() == Some(Errno::INVAL) && !matches!(self, Rootfs::Directory(_)) => {
+                in_own_namespace(|| self.build_with(idmap, true)).map_err(|_| err)
+            }
+            built => built,
+        }
+    }
+
+    /// `attached`: attach each copy before it becomes a layer; the caller has a mount namespace for that.
+    fn build_with(&self, idmap: Option<IdMap<'_>>, attached: bool) -> Result<Detached> {
         match self {
             Rootfs::Directory(path) => {
                 let what = || format!("use {} as the root file system", path.display());
@@ -77,11 +89,30 @@ impl Rootfs {
             }
             Rootfs::Layers { lower, upper, volatile } => {
                 let what = || format!("stack {} layers under {}", lower.len(), upper.display());
-                build_layers(lower, upper, *volatile, idmap).doing(what)
+                build_layers(lower, upper, *volatile, idmap, attached).doing(what)
             }
-            Rootfs::Host { veil } => build_host(veil, idmap).doing(|| "use the host's root file system"),
+            Rootfs::Host { veil } => {
+                build_host(veil, idmap, attached).doing(|| "use the host's root file system")
+            }
         }
     }
+}
+
+/// Does something in a mount namespace of its own, and comes back from it.
+fn in_own_namespace<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let path = "/proc/self/ns/mnt";
+    let back = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| format!("open({path:?})"))?;
+    process::unshare(namespace::MOUNT)?;
+    let result = mount::set_propagation_of_all(Propagation::Private).and_then(|()| work());
+    process::enter(back.as_fd(), namespace::MOUNT)?;
+    result
+}
+
+/// Puts a copy on top of `/`, where only its own fd leads to it.
+fn attach_on_top(tree: &Detached) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    tree.attach(rustix::fs::open("/", flags, Mode::empty()).doing(|| "open(\"/\")")?)
 }
 
 fn show_through(tree: &Detached, idmap: Option<IdMap<'_>>) -> Result<()> {
@@ -94,6 +125,7 @@ fn show_through(tree: &Detached, idmap: Option<IdMap<'_>>) -> Result<()> {
 /// to live until overlayfs has cloned it: a detached mount ends with its fd, whatever is open inside.
 struct Folders<'a> {
     idmap: Option<IdMap<'a>>,
+    attached: bool,
     parents: Vec<(PathBuf, Detached)>,
 }
 
@@ -112,6 +144,9 @@ impl Folders<'_> {
             None => {
                 let tree = Detached::clone_path(parent, false)?;
                 show_through(&tree, self.idmap)?;
+                if self.attached {
+                    attach_on_top(&tree)?;
+                }
                 self.parents.push((parent.to_owned(), tree));
                 self.parents.len() - 1
             }
@@ -126,15 +161,16 @@ fn build_layers(
     upper: &Path,
     volatile: bool,
     idmap: Option<IdMap<'_>>,
+    attached: bool,
 ) -> Result<Detached> {
-    let mut folders = Folders { idmap, parents: Vec::new() };
+    let mut folders = Folders { idmap, attached, parents: Vec::new() };
     // Overlayfs wants the topmost first.
     let lower = lower.iter().rev().map(|path| folders.open(path)).collect::<Result<Vec<_>>>()?;
     let (upper, work) = (folders.open(&upper.join("upper"))?, folders.open(&upper.join("work"))?);
     overlay(&lower, &upper, &work, volatile, idmap)
 }
 
-fn build_host(veil: &[Veiled], idmap: Option<IdMap<'_>>) -> Result<Detached> {
+fn build_host(veil: &[Veiled], idmap: Option<IdMap<'_>>, attached: bool) -> Result<Detached> {
     let (uid, gid) = idmap.map_or((0, 0), |map| (map.uid, map.gid));
     let memory = NewFs::open("tmpfs")?
         .string("mode", "755")?
@@ -151,6 +187,10 @@ fn build_host(veil: &[Veiled], idmap: Option<IdMap<'_>>) -> Result<Detached> {
     })?;
     let host = Detached::clone_path(Path::new("/"), false)?;
     show_through(&host, idmap)?;
+    if attached {
+        attach_on_top(&memory)?;
+        attach_on_top(&host)?;
+    }
     let lower = [memory.open("veil", flags)?, host.into()];
     overlay(&lower, &memory.open("upper", flags)?, &memory.open("work", flags)?, true, idmap)
 }
@@ -193,33 +233,38 @@ fn overlay(
     idmap: Option<IdMap<'_>>,
 ) -> Result<Detached> {
     with_ids(idmap, || {
-        let mut fs = NewFs::open("overlay").map_err(|err| {
+        let fs = NewFs::open("overlay").map_err(|err| {
             if err.errno() == Some(Errno::NODEV) {
                 err.with_kind(Kind::Unsupported).hint("this kernel has no overlayfs: try `modprobe overlay`")
             } else {
                 err
             }
         })?;
-        for layer in lower {
-            fs = layer_option(fs, "lowerdir+", layer)?;
+        // Layers by fd are Linux 6.13.
+        let by_fd = lower.iter().all(|layer| fs.try_fd("lowerdir+", layer));
+        if by_fd && fs.try_fd("upperdir", upper) && fs.try_fd("workdir", work) {
+            return finish(fs, volatile, idmap);
         }
-        fs = layer_option(fs, "upperdir", upper)?;
-        fs = layer_option(fs, "workdir", work)?;
-        if volatile {
-            fs = fs.flag("volatile")?;
-        }
-        // What an image carries as a device node is data; the container's devices are those in its /dev.
-        fs.mount(if idmap.is_some() { attr::NODEV } else { 0 })
+        // Before, by name. A list of names has to fit into 256 bytes (fsconfig(2)), so they are short: numbers,
+        // seen from the folder of our own fds.
+        let before =
+            rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(|| "open(\".\")")?;
+        rustix::process::chdir("/proc/self/fd").doing(|| "chdir(\"/proc/self/fd\")")?;
+        let names: Vec<String> = lower.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
+        let made = NewFs::open("overlay")
+            .and_then(|fs| fs.string("lowerdir", names.join(":")))
+            .and_then(|fs| fs.string("upperdir", upper.as_raw_fd().to_string()))
+            .and_then(|fs| fs.string("workdir", work.as_raw_fd().to_string()))
+            .and_then(|fs| finish(fs, volatile, idmap));
+        rustix::process::fchdir(&before).doing(|| "fchdir(back)")?;
+        made
     })
 }
 
-/// Layers by fd are Linux 6.13; before, a path through /proc does where the layer is not a detached mount.
-fn layer_option(fs: NewFs, key: &'static str, layer: &OwnedFd) -> Result<NewFs> {
-    use std::os::fd::AsRawFd;
-    if fs.try_fd(key, layer) {
-        return Ok(fs);
-    }
-    fs.string(key, format!("/proc/self/fd/{}", layer.as_raw_fd()))
+fn finish(fs: NewFs, volatile: bool, idmap: Option<IdMap<'_>>) -> Result<Detached> {
+    let fs = if volatile { fs.flag("volatile")? } else { fs };
+    // What an image carries as a device node is data; the container's devices are those in its /dev.
+    fs.mount(if idmap.is_some() { attr::NODEV } else { 0 })
 }
 
 /// Overlayfs remembers the credentials of its mounter and makes its own files with them.

@@ -23,7 +23,7 @@ const SIZE: usize = 1 << 20;
 /// A bump allocator that falls back to [`System`]. Make it a `static`: all zero, it costs no space in the binary
 /// and only the pages that are used cost memory.
 ///
-/// ```
+/// ```ignore
 /// #[global_allocator]
 /// static ARENA: tare_sys::arena::Arena = tare_sys::arena::Arena::new();
 /// ```

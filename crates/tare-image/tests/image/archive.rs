@@ -208,10 +208,12 @@ impl Place {
     }
 }
 
-/// Names in a folder, sorted; none where there is none.
+/// Names in a folder, sorted; none where there is none. The layer below all images is of no image, so it is
+/// not counted.
 pub fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != "mount-points");
     names.sort();
     names
 }
