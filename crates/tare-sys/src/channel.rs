@@ -70,9 +70,9 @@ impl Channel {
                 &mut control,
                 RecvFlags::CMSG_CLOEXEC,
             ) {
-                Err(Errno::INTR) => continue,
-                // The other end died with unread messages of ours: closed, all the same.
-                Err(Errno::CONNRESET) => return Ok(None),
+                // The other end closed without reading all of ours. That is said once, and before what it sent
+                // itself, which may be the reason: ask again.
+                Err(Errno::INTR | Errno::CONNRESET) => continue,
                 Err(errno) => return Err(Error::syscall("recvmsg(channel)", errno)),
                 Ok(received) => break received,
             }
@@ -97,5 +97,22 @@ impl AsFd for Channel {
 impl From<Channel> for OwnedFd {
     fn from(channel: Channel) -> OwnedFd {
         channel.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_one_who_did_not_listen_are_heard() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        ours.send(b"unread", &[]).unwrap();
+        theirs.send(b"last words", &[]).unwrap();
+        drop(theirs);
+        let mut buffer = [0; 64];
+        let (length, files) = ours.receive(&mut buffer).unwrap().unwrap();
+        assert_eq!((&buffer[..length], files.len()), (&b"last words"[..], 0));
+        assert!(ours.receive(&mut buffer).unwrap().is_none());
     }
 }
