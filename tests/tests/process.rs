@@ -247,3 +247,13 @@ fn standard_signals_have_their_default_actions_in_the_command() {
     assert!(out.contains("SigBlk:\t0000000000000000"), "{out}");
     host.sh(&[], "yes | head -1").prints("y");
 }
+
+#[test]
+fn cve_2019_5736_the_engine_itself_cannot_be_run_inside() {
+    let host = Host::new();
+    host.busybox();
+    for flags in [&[][..], &["--userns", "host"]] {
+        let out = host.tare(["run", "--rm"]).args(flags).args(["busybox", "/proc/self/exe", "version"]).run();
+        out.fails(126).complains_of(&["engine itself"]);
+    }
+}

@@ -69,7 +69,7 @@ fn when_the_whole_engine_is_killed_at_any_moment_the_next_command_sweeps() {
 }
 
 #[test]
-fn a_container_outlives_its_monitor_and_is_adopted() {
+fn a_container_outlives_its_monitor_and_can_be_stopped() {
     let host = Host::new();
     let id = host.detached(&["--name", "orphan"], "sleep 60");
     for process in engine(&host) {

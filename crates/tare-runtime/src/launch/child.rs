@@ -136,6 +136,7 @@ fn set_up(launch: &Launch<'_>, namespaces: &Namespaces, channel: &Channel) -> Re
     }
     // Looked up as the user who will run it, so that a refusal is the right one.
     let program = command.find()?;
+    command.is_not_us(&program)?;
     message::send(channel, &FromChild::Ready, &[])?;
     Err(command.execute(&program))
 }
@@ -455,6 +456,24 @@ impl Command {
             self.refuse(Kind::CommandNotFound, &format!("exec: {name:?}: executable file not found in $PATH"))
                 .hint(format!("the image has no such command in {}", self.path))
         })
+    }
+
+    /// Refuses to run our own binary inside: an image can name it through /proc/self/exe, and would then have a
+    /// process of the host's file to work on (CVE-2019-5736).
+    fn is_not_us(&self, program: &CString) -> Result<()> {
+        let ours = rustix::fs::stat("/proc/self/exe");
+        match (ours, rustix::fs::stat(program.as_c_str())) {
+            (Ok(ours), Ok(theirs)) if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) => {
+                Err(self.refuse(
+                    Kind::CommandNotExecutable,
+                    &format!(
+                        "exec: {:?}: permission denied: it is the engine itself",
+                        program.to_string_lossy()
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Executes; comes back only with the reason why not, in words that callers of runc look for.
