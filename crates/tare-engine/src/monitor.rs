@@ -317,65 +317,87 @@ fn relay(running: &Running, mut output: Output, log: &mut Writer, client: &mut O
     let mut buffer = vec![0; CHUNK];
     let mut ended = false;
     while !ended {
-        let mut ready = [PollFlags::empty(); 4];
+        let Some(ready) = wait_for(running, &output, client.as_ref()) else { break };
+        ended = ready.ended;
+        if ready.client
+            && let Some(channel) = client
         {
-            let mut fds = vec![PollFd::new(&running.child.pidfd, PollFlags::IN)];
-            // -1, which poll(2) passes over, would do for a missing one; a second pidfd does as well.
-            fds.push(match &*client {
-                Some(channel) => PollFd::new(channel, PollFlags::IN),
-                None => PollFd::new(&running.child.pidfd, PollFlags::empty()),
-            });
-            fds.extend(output.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
-            match rustix::event::poll(&mut fds, None) {
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(_) => break,
-            }
-            for (slot, fd) in ready.iter_mut().zip(&fds) {
-                *slot = fd.revents();
-            }
-        }
-        ended = !ready[0].is_empty();
-        if let Some(channel) = client.as_ref().filter(|_| !ready[1].is_empty()) {
             match channel.receive(&mut buffer) {
                 Ok(Some(_)) if buffer[0] == Stream::Stdout as u8 + 1 => output[0] = None,
                 Ok(Some(_)) => output[1] = None,
                 Ok(None) | Err(_) => *client = None,
             }
-            continue;
         }
-        let mut next = 2;
         for (slot, stream) in output.iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
             let Some(fd) = slot else { continue };
-            let flags = ready[next];
-            next += 1;
             // Once it has ended, all that is left is read, ready or not.
-            while ended || !flags.is_empty() {
-                match rustix::io::read(&*fd, &mut buffer[..]) {
-                    Ok(0) => {
-                        *slot = None;
-                        break;
-                    }
-                    Ok(length) => {
-                        log.write(stream, &buffer[..length]);
-                        if client.is_some() {
-                            tell(client, &Message::Output(stream, buffer[..length].to_vec()), &[]);
-                        }
-                        if !ended {
-                            break;
-                        }
-                    }
-                    Err(Errno::AGAIN | Errno::INTR) => break,
-                    // A terminal whose other side is closed answers EIO: its end of file.
-                    Err(_) => {
-                        *slot = None;
-                        break;
-                    }
-                }
+            let wanted = ended || ready.output[stream as usize];
+            if wanted && take_output(fd, stream, ended, &mut buffer, log, client) {
+                *slot = None;
             }
         }
     }
     log.finish();
+}
+
+/// Passes on what there is, `all` of it or one piece; says whether that was its end.
+fn take_output(
+    file: &OwnedFd,
+    stream: Stream,
+    all: bool,
+    buffer: &mut [u8],
+    log: &mut Writer,
+    client: &mut Option<Channel>,
+) -> bool {
+    loop {
+        match rustix::io::read(file, &mut *buffer) {
+            Ok(0) => return true,
+            Ok(length) => {
+                log.write(stream, &buffer[..length]);
+                if client.is_some() {
+                    tell(client, &Message::Output(stream, buffer[..length].to_vec()), &[]);
+                }
+                if !all {
+                    return false;
+                }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => return false,
+            // A terminal whose other side is closed answers EIO: its end of file.
+            Err(_) => return true,
+        }
+    }
+}
+
+/// What is to be done.
+struct Ready {
+    /// The container's PID 1 has ended.
+    ended: bool,
+    /// The command says something, or is gone.
+    client: bool,
+    /// There is output, or its end.
+    output: [bool; 2],
+}
+
+/// Adds a file, if there is one, and answers its place in the list.
+fn add<'a>(fds: &mut Vec<PollFd<'a>>, file: Option<&'a impl AsFd>) -> Option<usize> {
+    fds.push(PollFd::new(file?, PollFlags::IN));
+    Some(fds.len() - 1)
+}
+
+/// Waits until there is something to do; `None` where that cannot be waited for.
+fn wait_for(running: &Running, output: &Output, client: Option<&Channel>) -> Option<Ready> {
+    let mut fds = vec![PollFd::new(&running.child.pidfd, PollFlags::IN)];
+    let client = add(&mut fds, client);
+    let output = [add(&mut fds, output[0].as_ref()), add(&mut fds, output[1].as_ref())];
+    loop {
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) => break,
+            Err(Errno::INTR) => continue,
+            Err(_) => return None,
+        }
+    }
+    let is = |slot: Option<usize>| slot.is_some_and(|at| !fds[at].revents().is_empty());
+    Some(Ready { ended: is(Some(0)), client: is(client), output: output.map(is) })
 }
 
 /// Writes down how it ended, and frees its name if it is to be removed.
