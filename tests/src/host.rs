@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -154,7 +155,7 @@ impl Host {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Does something, and fails if it changed a file name under the state roots.
+    /// Does something, and fails if files that it made stay under the state roots.
     ///
     /// The roots are used once before, so that folders which every first command makes do not count.
     #[track_caller]
@@ -162,10 +163,17 @@ impl Host {
         self.sh(&[], "true").ok();
         let before = self.listing();
         let result = work();
-        let after = self.listing();
-        let fresh: Vec<_> = after.difference(&before).collect();
-        assert!(fresh.is_empty(), "left behind in the state roots: {fresh:#?}");
-        result
+        // A monitor tells the exit code first and clears up then, so it gets a moment.
+        let start = Instant::now();
+        loop {
+            let after = self.listing();
+            let fresh: Vec<_> = after.difference(&before).collect();
+            if fresh.is_empty() {
+                return result;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "left behind in the state roots: {fresh:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Every path under the state roots. What lies in a trash folder is on its way out and does not count.

@@ -101,13 +101,11 @@ fn a_container_that_died_with_its_monitor_is_seen_as_ended() {
 fn a_hundred_starts_leave_nothing() {
     let host = Host::new();
     host.busybox();
-    let before = host.leaves_no_trace(|| {
+    host.leaves_no_trace(|| {
         for _ in 0..100 {
             host.tare(["run", "--rm", "--network", "none", "busybox", "true"]).run().ok();
         }
-        host.listing().len()
     });
-    assert!(before > 0);
 }
 
 #[test]
