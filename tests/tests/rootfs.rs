@@ -185,5 +185,6 @@ fn the_old_root_and_the_hosts_mounts_are_not_to_be_seen() {
 #[test]
 fn no_file_of_the_engine_is_open_in_the_container() {
     let host = Host::new();
-    host.sh(&[], "ls -l /proc/1/fd | grep -v -E ' [012] -> |total' ; true").prints("");
+    // Not in a pipeline: the shell itself would hold its ends for a moment.
+    host.sh(&[], "ls /proc/1/fd > /tmp/open; cat /tmp/open").prints("0\n1\n2");
 }

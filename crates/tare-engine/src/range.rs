@@ -75,13 +75,6 @@ impl Range {
         }
     }
 
-    /// Lets go of it if `id` is a holder.
-    pub fn release_if_held(&self, id: &str) {
-        if fs::remove_file(self.folder.join(id)).is_ok() {
-            let _ = fs::remove_dir(&self.folder);
-        }
-    }
-
     fn hold(&self, id: &str) -> Result<()> {
         let path = self.folder.join(id);
         fs::File::create(&path).map(drop).doing(|| format!("create {}", path.display()))

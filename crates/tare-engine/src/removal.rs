@@ -95,7 +95,7 @@ fn release_claims(roots: &Roots, id: &str) {
     }
     for range in names(&roots.run.join("ranges")) {
         if let Ok(number) = range.parse() {
-            Range::numbered(&roots.run, number).release_if_held(id);
+            Range::numbered(&roots.run, number).release(id);
         }
     }
 }

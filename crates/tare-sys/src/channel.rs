@@ -32,22 +32,14 @@ impl Channel {
     /// Sends one message; waits while the other end has not read enough.
     pub fn send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result<()> {
         loop {
-            match self.send_with(bytes, files, SendFlags::NOSIGNAL) {
+            match self.try_send(bytes, files) {
                 Err(Errno::INTR) => continue,
                 result => return result.doing(|| "sendmsg(channel)"),
             }
         }
     }
 
-    /// As [`send`](Channel::send), but answers `false` where that would have to wait.
-    pub fn try_send(&self, bytes: &[u8]) -> Result<bool> {
-        match self.send_with(bytes, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-            result => result.map(|()| true).doing(|| "sendmsg(channel)"),
-        }
-    }
-
-    fn send_with(&self, bytes: &[u8], files: &[BorrowedFd<'_>], flags: SendFlags) -> rustix::io::Result<()> {
+    fn try_send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
         let mut space = Vec::<MaybeUninit<u8>>::new();
         if !files.is_empty() {
             space.resize(rustix::cmsg_space!(ScmRights(MAX_FILES)), MaybeUninit::uninit());
@@ -56,7 +48,7 @@ impl Channel {
         if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
             return Err(Errno::TOOBIG);
         }
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
     }
 
     /// The next message: its bytes in `buffer`, how many, and its files. `None`: the other end is closed.

@@ -50,23 +50,11 @@ impl Root {
         Root(fd)
     }
 
-    /// Opens a host directory as a root. `path` is the caller's own word, not the container's.
-    pub fn open_host(path: &Path) -> Result<Root> {
-        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map(Root)
-            .doing(|| format!("open({path:?}, O_PATH|O_DIRECTORY)"))
-    }
-
     /// Opens `path` inside the root, following links inside it. `O_CLOEXEC` is always added.
     ///
     /// Retries the `EAGAIN` that the kernel answers when the tree is renamed under a `..` (openat2(2)).
     pub fn open(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
         self.resolve(path, flags, mode, IN_ROOT)
-    }
-
-    /// As [`open`](Root::open), but any symbolic link on the way is an error (`ELOOP`).
-    pub fn open_no_links(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-        self.resolve(path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
     }
 
     /// Opens `path` (`O_PATH`) if it is there.
