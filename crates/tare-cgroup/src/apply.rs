@@ -12,16 +12,26 @@ use crate::hierarchy::{Hierarchies, Version};
 use crate::plan::{Plan, Purpose, Setting};
 
 /// Writes everything in `plan` into the cgroup `relative`, in order, and stops at the first refusal.
-pub(crate) fn apply(on: &Hierarchies, relative: &str, plan: &Plan, purpose: Purpose) -> Result<()> {
-    if let Some(ceiling) = plan.memory_ceiling {
-        check_memory(on, relative, ceiling)?;
-    }
+///
+/// `rootless`: without the right to load a device program there is none. Such a caller cannot make device nodes
+/// either, and the ones that it is given are the host's choice.
+pub(crate) fn apply(
+    on: &Hierarchies,
+    relative: &str,
+    plan: &Plan,
+    purpose: Purpose,
+    rootless: bool,
+) -> Result<()> {
+    check_memory(on, relative, plan)?;
     let mut writer = Writer { on, relative, open: None };
     for step in &plan.steps {
         writer.step(step)?;
     }
     match &plan.devices {
-        Some(rules) => enforce(on, relative, rules, purpose).doing(|| "device rules"),
+        Some(rules) => match enforce(on, relative, rules, purpose) {
+            Err(err) if rootless && err.kind() == Kind::Permission => Ok(()),
+            enforced => enforced.doing(|| "device rules"),
+        },
         None => Ok(()),
     }
 }
@@ -150,7 +160,10 @@ fn hint(file: &str, errno: Errno) -> Option<&'static str> {
 }
 
 /// `checkBeforeUpdate`: rather an error than an OOM kill.
-fn check_memory(on: &Hierarchies, relative: &str, ceiling: u64) -> Result<()> {
+pub(crate) fn check_memory(on: &Hierarchies, relative: &str, plan: &Plan) -> Result<()> {
+    let Some(ceiling) = plan.memory_ceiling else {
+        return Ok(());
+    };
     let file = match on.version() {
         Version::V1 => "memory.usage_in_bytes",
         Version::V2 => "memory.current",

@@ -6,28 +6,63 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use tare_sys::{Context, Error, Kind, Result};
 
-use crate::apply::apply;
+use crate::apply::{apply, check_memory};
 use crate::control;
+use crate::entrance::Start;
 use crate::hierarchy::{CONTROLLERS, Hierarchies, Version};
+use crate::members::numbers;
 use crate::plan::{self, Plan, Purpose};
 
 /// Controllers that every container gets where the host has them: they count, kill by name and guard devices
 /// even without a limit. Each costs about 0.15 ms of a start on v1, so the list is short.
 const EAGER_V1: [&str; 3] = ["memory", "pids", "devices"];
 /// The same on v2, where device rules are BPF and cpu time is counted without the cpu controller.
-const EAGER_V2: [&str; 2] = ["memory", "pids"];
+pub(crate) const EAGER_V2: [&str; 2] = ["memory", "pids"];
 
 /// A cgroup of one container. Dropping it changes nothing; [`remove`](Cgroup::remove) does.
 #[derive(Debug)]
 pub struct Cgroup {
     pub(crate) on: Hierarchies,
     /// Relative to the root of the hierarchy, without `..`; empty for the root itself.
-    relative: String,
+    pub(crate) relative: String,
     /// v1: bit n is set if the cgroup may have a directory in the tree of `CONTROLLERS[n]`.
     pub(crate) present: AtomicU32,
+    /// Who made it.
+    pub(crate) keeper: Keeper,
+    /// Made without privileges: device rules are beyond us, and not an error.
+    pub(crate) rootless: bool,
+    /// A unit that is still to be started.
+    pub(crate) plan: Option<Box<Start>>,
 }
+
+/// Who made a cgroup, and so has a say in its changes and its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// Nobody but us.
+    Files,
+    /// systemd, as this unit.
+    Unit { name: String, user: bool },
+    /// There is none.
+    Disabled,
+}
+
+/// How a cgroup is to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Making<'a> {
+    /// v1: trees that it gets a directory in even without a limit.
+    pub eager: &'a [&'a str],
+    /// Take an empty cgroup that is there as it is, rather than replace it.
+    pub take: bool,
+    /// Do without what an ordinary user may not do and nobody asked for.
+    pub rootless: bool,
+}
+
+/// As the engine makes its own.
+const REPLACE_V1: Making<'_> = Making { eager: &EAGER_V1, take: false, rootless: false };
+const REPLACE_V2: Making<'_> = Making { eager: &EAGER_V2, take: false, rootless: false };
 
 impl Cgroup {
     /// Makes the cgroup `path` and writes the limits of `resources`.
@@ -42,27 +77,24 @@ impl Cgroup {
     /// what the kernel says to a value, by the limit's name. Source: cgroups(7), the kernel's
     /// admin-guide/cgroup-v1 and cgroup-v2.
     pub fn create(on: &Hierarchies, path: &Path, resources: &LinuxResources) -> Result<Cgroup> {
-        let cgroup = Cgroup { on: on.clone(), relative: checked(path)?, present: AtomicU32::new(0) };
-        let made = match on.version() {
-            Version::V1 => cgroup.create_v1(resources),
-            Version::V2 => cgroup.create_v2(resources),
-        };
-        made.doing(|| format!("make cgroup /{}", cgroup.relative))?;
+        let cgroup = Cgroup::new(on, checked(path)?, 0, Keeper::Files);
+        match on.version() {
+            Version::V1 => cgroup.create_v1(resources, REPLACE_V1),
+            Version::V2 => cgroup.create_v2(resources, REPLACE_V2),
+        }
+        .doing(|| format!("make cgroup /{}", cgroup.relative))?;
         Ok(cgroup)
     }
 
     /// The cgroup `path` as it is, made by an earlier command. Makes no syscall; a path that does not exist
     /// (in some trees, or in all) shows when it is used. `..` never leads above the root.
     pub fn open(on: &Hierarchies, path: &Path) -> Cgroup {
-        let mut parts: Vec<String> = Vec::new();
-        for part in path.components() {
-            match part {
-                Component::Normal(name) => parts.push(name.to_string_lossy().into_owned()),
-                Component::ParentDir => drop(parts.pop()),
-                _ => {}
-            }
-        }
-        Cgroup { on: on.clone(), relative: parts.join("/"), present: AtomicU32::new(u32::MAX) }
+        Cgroup::new(on, clean(path), u32::MAX, Keeper::Files)
+    }
+
+    pub(crate) fn new(on: &Hierarchies, relative: String, present: u32, keeper: Keeper) -> Cgroup {
+        let present = AtomicU32::new(present);
+        Cgroup { on: on.clone(), relative, present, keeper, rootless: false, plan: None }
     }
 
     /// Writes new limits into the running cgroup; what `resources` does not name stays as it is. On v1 a
@@ -72,33 +104,54 @@ impl Cgroup {
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         let relative = self.relative()?;
         let update = || -> Result<()> {
+            let plan = self.plan(resources, Purpose::Update)?;
+            // Before anybody writes anything, systemd too.
+            check_memory(&self.on, relative, &plan)?;
+            if let Keeper::Unit { name, user } = &self.keeper {
+                self.update_unit(name, *user, resources)?;
+            }
             match self.on.version() {
                 Version::V1 => {
-                    let plan = plan::v1(resources, Purpose::Update)?;
                     let fresh = self.make_missing(&plan)?;
-                    apply(&self.on, relative, &plan, Purpose::Update)?;
+                    self.apply(&plan, Purpose::Update)?;
                     fresh.iter().try_for_each(|controller| self.move_in(controller))
                 }
                 Version::V2 => {
-                    let plan = plan::v2(resources)?;
                     self.enable(&plan, &[])?;
-                    apply(&self.on, relative, &plan, Purpose::Update)
+                    self.apply(&plan, Purpose::Update)
                 }
             }
         };
         update().doing(|| format!("update cgroup /{relative}"))
     }
 
-    fn create_v1(&self, resources: &LinuxResources) -> Result<()> {
-        let plan = plan::v1(resources, Purpose::Create)?;
+    /// The plan for these limits; without device rules where an ordinary user on v1 cannot have any.
+    pub(crate) fn plan(&self, resources: &LinuxResources, purpose: Purpose) -> Result<Plan> {
+        match self.on.version() {
+            Version::V1 => {
+                let plan = plan::v1(resources, purpose)?;
+                Ok(if self.rootless { plan.without_devices() } else { plan })
+            }
+            Version::V2 => plan::v2(resources),
+        }
+    }
+
+    pub(crate) fn apply(&self, plan: &Plan, purpose: Purpose) -> Result<()> {
+        apply(&self.on, self.relative()?, plan, purpose, self.rootless)
+    }
+
+    pub(crate) fn create_v1(&self, resources: &LinuxResources, making: Making<'_>) -> Result<()> {
+        let mut plan = self.plan(resources, Purpose::Create)?;
         let needed = plan.controllers();
         if let Some((controller, limit)) = needed.iter().find(|(name, _)| self.on.mounted(name).is_none()) {
             return Err(self.on.lacks(controller, limit));
         }
         let mut undo = Undo { on: &self.on, dirs: Vec::new() };
         let mut trees = Vec::new();
+        let mut taken = Vec::new();
         for controller in CONTROLLERS {
-            if !EAGER_V1.contains(&controller) && !needed.iter().any(|(name, _)| *name == controller) {
+            let must = needed.iter().any(|(name, _)| *name == controller);
+            if !making.eager.contains(&controller) && !must {
                 continue;
             }
             // Controllers that are mounted together are one tree, with one directory for both.
@@ -107,32 +160,81 @@ impl Cgroup {
             };
             trees.push(tree);
             let dir = self.on.dir(controller, &self.relative);
-            make_fresh(&self.on, &dir)?;
+            match self.make_or_take(&dir, making) {
+                Ok(true) => undo.dirs.push(dir.clone()),
+                Ok(false) => taken.push(dir.clone()),
+                Err(err) if making.rootless && !must && not_allowed(&err) => continue,
+                Err(err) => return Err(err),
+            }
             self.add(controller);
             if controller == "cpuset" {
-                undo.dirs.push(dir.clone());
                 inherit_cpuset(&self.on, &dir)?;
-            } else {
-                undo.dirs.push(dir);
             }
         }
-        apply(&self.on, &self.relative, &plan, Purpose::Create)?;
+        if making.rootless && self.present.load(Ordering::Relaxed) == 0 {
+            let err = Error::new(Kind::Permission, "no cgroup tree may be written by this user");
+            return Err(err.hint(DELEGATE));
+        }
+        let mut purpose = Purpose::Create;
+        if !taken.is_empty() {
+            self.refuse_members(&taken)?;
+            // It may have rules from before.
+            purpose = Purpose::Update;
+            plan = self.plan(resources, purpose)?;
+        }
+        self.apply(&plan, purpose)?;
         undo.dirs.clear();
         Ok(())
     }
 
-    fn create_v2(&self, resources: &LinuxResources) -> Result<()> {
-        let plan = plan::v2(resources)?;
-        make_fresh(&self.on, &self.relative)?;
-        let mut undo = Undo { on: &self.on, dirs: vec![self.relative.clone()] };
-        self.enable(&plan, &EAGER_V2)?;
-        apply(&self.on, &self.relative, &plan, Purpose::Create)?;
+    pub(crate) fn create_v2(&self, resources: &LinuxResources, making: Making<'_>) -> Result<()> {
+        let plan = self.plan(resources, Purpose::Create)?;
+        let mut undo = Undo { on: &self.on, dirs: Vec::new() };
+        let purpose = match self.make_or_take(&self.relative, making)? {
+            true => {
+                undo.dirs.push(self.relative.clone());
+                Purpose::Create
+            }
+            false => {
+                self.refuse_members(std::slice::from_ref(&self.relative))?;
+                Purpose::Update
+            }
+        };
+        self.enable(&plan, making.eager)?;
+        self.apply(&plan, purpose)?;
         undo.dirs.clear();
+        Ok(())
+    }
+
+    /// Makes one directory; says whether it is new.
+    fn make_or_take(&self, dir: &str, making: Making<'_>) -> Result<bool> {
+        if !making.take {
+            return make_fresh(&self.on, dir).map(|()| true);
+        }
+        match make(&self.on, dir) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(errno) => Err(refused_to_make(&self.on, dir, errno)),
+        }
+    }
+
+    /// A cgroup that was there may be taken if nobody lives in it, and what goes in does not freeze.
+    fn refuse_members(&self, dirs: &[String]) -> Result<()> {
+        let members = self.members(dirs)?;
+        if !members.is_empty() {
+            let pids: Vec<Pid> = members.into_iter().filter_map(|pid| Pid::from_raw(pid.get())).collect();
+            return Err(Error::new(Kind::Conflict, format!("it exists, and {} live in it", numbers(&pids)))
+                .hint("is that container running? else give it another cgroupsPath"));
+        }
+        if self.is_frozen()? {
+            return Err(Error::new(Kind::Conflict, "it exists, and is frozen")
+                .hint("thaw it first, or give the container another cgroupsPath"));
+        }
         Ok(())
     }
 
     /// v1: makes the directories that the plan needs and that are not there; returns their controllers.
-    fn make_missing(&self, plan: &Plan) -> Result<Vec<&'static str>> {
+    pub(crate) fn make_missing(&self, plan: &Plan) -> Result<Vec<&'static str>> {
         let mut fresh = Vec::new();
         for (controller, limit) in plan.controllers() {
             let known = CONTROLLERS.into_iter().find(|known| *known == controller);
@@ -165,7 +267,7 @@ impl Cgroup {
 
     /// v2: makes the ancestors hand down the controllers that the plan needs (an error if they cannot) and
     /// those in `wanted` (tried, no more).
-    fn enable(&self, plan: &Plan, wanted: &[&str]) -> Result<()> {
+    pub(crate) fn enable(&self, plan: &Plan, wanted: &[&str]) -> Result<()> {
         let needed = plan.controllers();
         let here = format!("{}/cgroup.controllers", self.relative);
         let has =
@@ -216,7 +318,16 @@ impl Cgroup {
     }
 
     /// The path below the hierarchy's root. The root itself is refused: no verb of ours is meant for it.
+    ///
+    /// So every verb of a container without a cgroup ends here, with a reason.
     pub(crate) fn relative(&self) -> Result<&str> {
+        if self.keeper == Keeper::Disabled {
+            return Err(Error::new(
+                Kind::Unsupported,
+                "this container has no cgroup: cgroups are disabled for it",
+            )
+            .hint("make it with a cgroup driver: cgroupfs or systemd"));
+        }
         match self.relative.as_str() {
             "" => Err(Error::new(Kind::Usage, "the root cgroup is not a container's")),
             relative => Ok(relative),
@@ -256,8 +367,30 @@ impl Drop for Undo<'_> {
     }
 }
 
+/// What to do for an ordinary user.
+pub(crate) const DELEGATE: &str = "this takes root, or a cgroup that was delegated to you (systemd: Delegate=yes); \
+                                   or use the systemd driver, or run without limits";
+
+/// Whether the kernel said "not you", or "not here".
+pub(crate) fn not_allowed(err: &Error) -> bool {
+    matches!(err.errno(), Some(Errno::ACCESS | Errno::PERM | Errno::ROFS)) || err.kind() == Kind::Permission
+}
+
+/// The names of a path, without `..` leading above the first.
+pub(crate) fn clean(path: &Path) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => parts.push(name.to_string_lossy().into_owned()),
+            Component::ParentDir => drop(parts.pop()),
+            _ => {}
+        }
+    }
+    parts.join("/")
+}
+
 /// A path for a new cgroup must be one, and mean one thing only.
-fn checked(path: &Path) -> Result<String> {
+pub(crate) fn checked(path: &Path) -> Result<String> {
     let refuse = |why: &str| {
         Err(Error::new(Kind::Usage, format!("cgroup path {path:?}: {why}"))
             .hint("give an absolute path within the hierarchy, for example /tare/web"))

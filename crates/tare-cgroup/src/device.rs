@@ -2,7 +2,7 @@
 //!
 //! The rules are a list in which the last one that matches wins, for each of read, write and mknod by itself;
 //! what no rule matches is denied. v1 gets them as `devices.allow`/`devices.deny` lines ([`v1_lines`]), v2
-//! as a BPF program ([`program`]).
+//! as a BPF program ([`program()`]).
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use tare_sys::{Error, Kind, Result};
@@ -10,7 +10,7 @@ use tare_sys::{Error, Kind, Result};
 mod exceptions;
 mod program;
 
-pub(crate) use exceptions::v1_lines;
+pub(crate) use exceptions::{Exception as Allowed, allowed, v1_lines};
 pub(crate) use program::program;
 
 /// `BPF_DEVCG_ACC_*` (`linux/bpf.h`).

@@ -53,6 +53,24 @@ impl Cgroup {
         }
     }
 
+    /// Whether the cgroup is frozen: every process in it has stopped, or would.
+    ///
+    /// Errors: [`Kind::NotFound`] where there is no such cgroup (v1: in no tree). Without a freezer nothing is.
+    pub fn is_frozen(&self) -> Result<bool> {
+        let relative = self.relative()?;
+        let (path, v1) = match self.on.version() {
+            Version::V1 => (format!("{}/freezer.state", self.on.dir("freezer", relative)), true),
+            Version::V2 => (format!("{relative}/cgroup.events"), false),
+        };
+        match control::read(self.on.root(), &path) {
+            Ok(text) if v1 => Ok(text.trim() == "FROZEN"),
+            Ok(text) => Ok(control::value_of(&text, "frozen") == Some(1)),
+            // On v1 most containers were never in the freezer's tree.
+            Err(Errno::NOENT | Errno::NODEV) if v1 && !self.paths().is_empty() => Ok(false),
+            Err(errno) => Err(Error::syscall(format!("read({:?})", self.on.shown(&path)), errno)),
+        }
+    }
+
     fn freeze_v1(&self, relative: &str) -> Result<bool> {
         if self.on.mounted("freezer").is_none() {
             return Err(self.on.lacks("freezer", "pause"));

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroI32;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::cgroup::Cgroup;
 use crate::control;
-use crate::hierarchy::{Hierarchies, Version};
+use crate::hierarchy::Version;
+use crate::tree::walk;
 
 /// How long anything here waits for the kernel or for dying processes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,57 +41,18 @@ impl Patience {
     }
 }
 
-/// The names of the directories in `dir`; none if it is gone.
-pub(crate) fn folders(on: &Hierarchies, dir: &str) -> Result<Vec<String>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = match rustix::fs::openat(on.root(), dir, flags, Mode::empty()) {
-        Err(Errno::NOENT | Errno::NODEV | Errno::NOTDIR) => return Ok(Vec::new()),
-        opened => opened.doing(|| format!("open({:?}, O_DIRECTORY)", on.shown(dir)))?,
-    };
-    let mut names = Vec::new();
-    for entry in Dir::new(opened).doing(|| format!("getdents({:?})", on.shown(dir)))? {
-        let entry = match entry {
-            Err(Errno::NOENT | Errno::NODEV) => break,
-            entry => entry.doing(|| format!("getdents({:?})", on.shown(dir)))?,
-        };
-        if entry.file_type() == FileType::Directory
-            && let Ok(name) = entry.file_name().to_str()
-            && name != "."
-            && name != ".."
-        {
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
-}
-
-/// `top` and every cgroup below it, parents before children.
-pub(crate) fn subtree(on: &Hierarchies, top: &str) -> Result<Vec<String>> {
-    let mut found = vec![top.to_owned()];
-    let mut next = 0;
-    while next < found.len() {
-        let below = folders(on, &found[next])?;
-        let parent = found[next].clone();
-        found.extend(below.into_iter().map(|name| format!("{parent}/{name}")));
-        next += 1;
-    }
-    Ok(found)
-}
-
-/// The processes in the one directory `dir`; none if it is gone.
-fn listed(on: &Hierarchies, dir: &str) -> Result<Vec<NonZeroI32>> {
-    let mut path = format!("{dir}/cgroup.procs");
-    let mut text = control::read(on.root(), &path);
+/// The processes in one cgroup; none if it is gone.
+fn listed(dir: BorrowedFd<'_>, shown: &str) -> Result<Vec<NonZeroI32>> {
+    let mut text = control::read(dir, "cgroup.procs");
     if text == Err(Errno::OPNOTSUPP) {
         // A threaded v2 cgroup names threads only; the first thread of a process stands for it.
-        path = format!("{dir}/cgroup.threads");
-        text = control::read(on.root(), &path);
+        text = control::read(dir, "cgroup.threads");
     }
     match text {
         // A process outside our pid namespace is listed as 0, and is not ours to handle.
         Ok(text) => Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect()),
         Err(Errno::NOENT | Errno::NODEV) => Ok(Vec::new()),
-        Err(errno) => Err(Error::syscall(format!("read({:?})", on.shown(&path)), errno)),
+        Err(errno) => Err(Error::syscall(format!("read cgroup.procs in or below {shown}"), errno)),
     }
 }
 
@@ -102,12 +64,13 @@ impl Cgroup {
         Ok(self.members(&self.dirs()?)?.into_iter().filter_map(|pid| Pid::from_raw(pid.get())).collect())
     }
 
-    fn members(&self, dirs: &[String]) -> Result<BTreeSet<NonZeroI32>> {
+    pub(crate) fn members(&self, dirs: &[String]) -> Result<BTreeSet<NonZeroI32>> {
         let mut found = BTreeSet::new();
         for dir in dirs {
-            for cgroup in subtree(&self.on, dir)? {
-                found.extend(listed(&self.on, &cgroup)?);
-            }
+            walk(&self.on, dir, |place| {
+                found.extend(listed(place.dir, &self.on.shown(dir))?);
+                Ok(())
+            })?;
         }
         Ok(found)
     }

@@ -1,8 +1,11 @@
-//! What a container may see of its own cgroups, on v1: the trees that it has a place in.
+//! Where a cgroup's directories are: for the host's tools, and on v1 what a container may see of them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use crate::cgroup::Cgroup;
+use rustix::fs::AtFlags;
+
+use crate::cgroup::{Cgroup, Keeper};
 use crate::hierarchy::{CONTROLLERS, Version};
 
 impl Cgroup {
@@ -21,6 +24,10 @@ impl Cgroup {
             if present & (1 << index) == 0 || self.on.mounted(controller).is_none() {
                 continue;
             }
+            // A handle on what an earlier command made does not know which trees it chose.
+            if present == u32::MAX && !self.there(&self.on.dir(controller, &self.relative)) {
+                continue;
+            }
             // Hosts that mount several together name the folder after all of them, with a link for each.
             let name = rustix::fs::readlinkat(self.on.root(), *controller, Vec::new())
                 .ok()
@@ -33,5 +40,35 @@ impl Cgroup {
             }
         }
         mounts
+    }
+
+    /// The cgroup's directories on the host, by controller; v2 has one, under the name "". Only those that exist, and
+    /// with systemd on v1 also that of its own tree, `name=systemd`.
+    pub fn paths(&self) -> BTreeMap<String, String> {
+        let mut paths = BTreeMap::new();
+        let Ok(relative) = self.relative() else {
+            return paths;
+        };
+        let mut add = |name: &str, dir: String| {
+            if self.there(&dir) {
+                paths.insert(name.to_owned(), self.on.shown(&dir));
+            }
+        };
+        match self.on.version() {
+            Version::V2 => add("", self.on.dir("", relative)),
+            Version::V1 => {
+                for controller in CONTROLLERS.iter().filter(|name| self.on.mounted(name).is_some()) {
+                    add(controller, self.on.dir(controller, relative));
+                }
+                if matches!(self.keeper, Keeper::Unit { .. }) {
+                    add("name=systemd", format!("systemd/{relative}"));
+                }
+            }
+        }
+        paths
+    }
+
+    fn there(&self, dir: &str) -> bool {
+        rustix::fs::statat(self.on.root(), dir, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 }

@@ -12,7 +12,7 @@ mod v1;
 mod v2;
 
 pub(crate) use v1::plan as v1;
-pub(crate) use v2::plan as v2;
+pub(crate) use v2::{io_weight, plan as v2, swap_max, weight_of_shares};
 
 /// What the plan is for: a fresh cgroup has the kernel's defaults, a used one has what was written before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,18 @@ impl Plan {
             }
         }
         found
+    }
+
+    /// Whether it limits anything; who may use which device does not count, as every spec says that.
+    pub(crate) fn limits(&self) -> bool {
+        self.steps.iter().flatten().any(|setting| setting.controller() != "devices")
+    }
+
+    /// Leaves the device rules out.
+    pub(crate) fn without_devices(mut self) -> Plan {
+        self.steps.retain(|step| step.iter().all(|setting| setting.controller() != "devices"));
+        self.devices = None;
+        self
     }
 }
 

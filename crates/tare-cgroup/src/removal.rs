@@ -1,24 +1,37 @@
 //! Taking cgroups away, and finding those that were left.
 
 use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
-use tare_sys::{Error, Result};
+use tare_sys::{Error, Kind, Result};
 
-use crate::cgroup::Cgroup;
-use crate::hierarchy::Hierarchies;
-use crate::members::{Patience, folders, numbers, subtree};
+use crate::cgroup::{Cgroup, Keeper};
+use crate::control;
+use crate::hierarchy::{Hierarchies, Version};
+use crate::members::{Patience, numbers};
+use crate::systemd::Systemd;
+use crate::tree::{folders, walk};
 
 impl Cgroup {
     /// Removes the cgroup, and those that the container made below it, from every tree. What does not exist
-    /// is no error; parents stay.
+    /// is no error; parents stay. A systemd unit is stopped and forgotten first.
     ///
-    /// A process is counted for a moment after it has died, so a busy cgroup is tried again for 2 s.
+    /// A process is counted for a moment after it has died, so a busy cgroup is tried again for 2 s. Nothing is
+    /// killed, but what was left frozen is thawed, for a frozen process that was killed dies only then.
     ///
-    /// Errors: [`Kind::Conflict`](tare_sys::Kind::Conflict) with the numbers of the processes that live in it.
+    /// Errors: [`Kind::Conflict`] with the numbers of the processes that live in it.
     pub fn remove(&self) -> Result<()> {
+        let unit = match &self.keeper {
+            Keeper::Disabled => return Ok(()),
+            Keeper::Files => Ok(()),
+            Keeper::Unit { name, user } => {
+                self.wait_until_empty()?;
+                Systemd::connect(*user).and_then(|mut systemd| systemd.stop(name))
+            }
+        };
         let relative = self.relative()?;
         // All trees, not only those this handle knows: another command may have frozen or updated it.
         let mut left = self.on.dirs(relative);
@@ -37,9 +50,11 @@ impl Cgroup {
                 }
             }
             let Some(err) = failed else {
-                return Ok(());
+                // The files first: a systemd that does not answer must not keep them.
+                return unit;
             };
             left = busy;
+            thaw_all(&self.on, relative);
             if !patience.wait() {
                 let what = match self.processes()?.as_slice() {
                     [] => format!("remove cgroup /{relative}"),
@@ -49,23 +64,75 @@ impl Cgroup {
             }
         }
     }
+
+    /// As [`remove`](Cgroup::remove), for a command that must come to its end: what could not be removed is not
+    /// an error but the text of a warning, with the reason and the way out.
+    pub fn remove_or_leave(&self) -> Option<String> {
+        let err = self.remove().err()?;
+        Some(match err.hint_text() {
+            Some(hint) => format!("a cgroup is left: {err}; hint: {hint}"),
+            None => format!("a cgroup is left: {err}"),
+        })
+    }
+
+    /// Stopping a unit kills what is in it, and removing is not for that.
+    fn wait_until_empty(&self) -> Result<()> {
+        let mut patience = Patience::new();
+        loop {
+            let left = self.processes()?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            thaw_all(&self.on, self.relative()?);
+            if !patience.wait() {
+                return Err(Error::new(
+                    Kind::Conflict,
+                    format!("remove cgroup /{}: {} live in it", self.relative()?, numbers(&left)),
+                )
+                .hint("kill the container first, then try again"));
+            }
+        }
+    }
+}
+
+/// Thaws a cgroup and those below it. Best effort: what fails shows in what is still there.
+fn thaw_all(on: &Hierarchies, relative: &str) {
+    let (top, file, word) = match on.version() {
+        Version::V1 => (on.dir("freezer", relative), "freezer.state", "THAWED"),
+        Version::V2 => (on.dir("", relative), "cgroup.freeze", "0"),
+    };
+    let _ = walk(on, &top, |place| {
+        let _ = control::write(place.dir, file, word);
+        Ok(())
+    });
 }
 
 /// Removes `dir` and what is below it. One syscall where nothing is below it, or where there is no `dir`.
 fn remove_tree(on: &Hierarchies, dir: &str) -> Result<()> {
-    match remove_one(on, dir) {
+    match remove_one(on.root(), dir) {
         Err(Errno::BUSY) => {}
         result => return result.map_err(|errno| refused(on, dir, errno)),
     }
     // Children first. Those that are busy keep the parents busy, and the caller tries again.
-    for below in subtree(on, dir)?.iter().rev() {
-        remove_one(on, below).map_err(|errno| refused(on, below, errno))?;
+    let mut failed = None;
+    walk(on, dir, |place| {
+        if let Some((parent, name)) = place.parent
+            && let Err(errno) = remove_one(parent, name)
+        {
+            failed.get_or_insert((errno, name.to_owned()));
+        }
+        Ok(())
+    })?;
+    match failed {
+        Some((errno, name)) if errno != Errno::BUSY => {
+            Err(Error::syscall(format!("rmdir of a cgroup {name:?} below {}", on.shown(dir)), errno))
+        }
+        _ => remove_one(on.root(), dir).map_err(|errno| refused(on, dir, errno)),
     }
-    Ok(())
 }
 
-fn remove_one(on: &Hierarchies, dir: &str) -> Result<(), Errno> {
-    match rustix::fs::unlinkat(on.root(), dir, AtFlags::REMOVEDIR) {
+fn remove_one(parent: BorrowedFd<'_>, dir: &str) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(parent, dir, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
         Err(Errno::NOTEMPTY) => Err(Errno::BUSY),
         Err(errno) => Err(errno),

@@ -11,5 +11,9 @@ mod devices;
 mod life;
 #[path = "effects/limits.rs"]
 mod limits;
+#[path = "effects/oci.rs"]
+mod oci;
+#[path = "effects/systemd.rs"]
+mod systemd;
 #[path = "effects/unified.rs"]
 mod unified;

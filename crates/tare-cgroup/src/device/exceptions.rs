@@ -11,11 +11,11 @@ use crate::plan::Purpose;
 
 /// An exception to the default, for the access bits in `access`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Exception {
-    sort: Sort,
-    major: Option<u32>,
-    minor: Option<u32>,
-    access: u8,
+pub(crate) struct Exception {
+    pub sort: Sort,
+    pub major: Option<u32>,
+    pub minor: Option<u32>,
+    pub access: u8,
 }
 
 impl Exception {
@@ -164,6 +164,11 @@ pub(crate) fn v1_lines(rules: &[Rule], purpose: Purpose) -> Result<Vec<(&'static
     }
     lines.extend(state.exceptions.iter().map(|exception| (except, exception.line())));
     Ok(lines)
+}
+
+/// The rules as a list of what is allowed; `None` where they do not come down to one.
+pub(crate) fn allowed(rules: &[Rule]) -> Option<Vec<Exception>> {
+    State::of(rules).ok().filter(|state| !state.allow_by_default).map(|state| state.exceptions)
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ fn memory(plan: &mut Plan, memory: &LinuxMemory) -> Result<()> {
 }
 
 /// v1 limits memory and swap together, v2 swap alone.
-fn swap_max(swap: i64, limit: Option<i64>) -> Result<String> {
+pub(crate) fn swap_max(swap: i64, limit: Option<i64>) -> Result<String> {
     match (swap, limit) {
         (-1, _) => Ok("max".to_owned()),
         (..-1, _) => bound(swap, "max", "memory+swap limit"),
@@ -176,7 +176,7 @@ pub(crate) fn weight_of_shares(shares: u64) -> u64 {
 }
 
 /// A blkio weight (10 to 1000) on the scale of `io.weight` (1 to 10000): a straight line between the ends.
-fn io_weight(weight: u16) -> u64 {
+pub(crate) fn io_weight(weight: u16) -> u64 {
     1 + u64::from(weight.clamp(10, 1000) - 10) * 9999 / 990
 }
 
