@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::request::CreateRequest;
-use crate::time::Moment;
+use tare_sys::time::Moment;
 
 /// Where everything is kept.
 #[derive(Clone, Debug)]
@@ -281,7 +281,7 @@ impl Status {
     pub fn in_words(&self, now: Moment) -> String {
         let since = |text: &str| {
             let then = Moment::parse(text).unwrap_or(now);
-            crate::time::in_words(now.seconds().saturating_sub(then.seconds()))
+            tare_sys::time::in_words(now.seconds().saturating_sub(then.seconds()))
         };
         match (self.state, self.exit_code) {
             (State::Created, _) => "Created".to_owned(),
@@ -298,8 +298,8 @@ impl Status {
             pid: 0,
             pid_began: 0,
             boot: String::new(),
-            started: crate::time::NEVER.to_owned(),
-            finished: crate::time::NEVER.to_owned(),
+            started: tare_sys::time::NEVER.to_owned(),
+            finished: tare_sys::time::NEVER.to_owned(),
             exit_code: Some(0),
             oom_killed: false,
             error: String::new(),
@@ -308,31 +308,14 @@ impl Status {
 
     /// A pidfd of its process, if that very process is alive.
     pub fn process(&self) -> Option<OwnedFd> {
-        if self.state != State::Running || self.boot != boot_id() {
+        if self.state != State::Running || self.boot != tare_sys::process::boot_id() {
             return None;
         }
         let pid = rustix::process::Pid::from_raw(self.pid)?;
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
         // Looked at after the pidfd is open: now the number cannot change hands any more.
-        (process_began(self.pid) == Some(self.pid_began)).then_some(pidfd)
+        (tare_sys::process::began(self.pid) == Some(self.pid_began)).then_some(pidfd)
     }
-}
-
-/// When a process began, in ticks since boot; `None` where it is gone or only waits to be reaped.
-pub fn process_began(pid: i32) -> Option<u64> {
-    let stat = tare_sys::path::read_short(&format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name, in brackets, and may hold anything: begin after the last bracket.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
-}
-
-/// The kernel's name for this boot.
-pub fn boot_id() -> String {
-    tare_sys::path::read_short("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Makes a folder and its parents with this mode, whatever the umask.
@@ -469,9 +452,10 @@ mod tests {
     #[test]
     fn our_own_process_is_recognised_and_a_reused_pid_is_not() {
         let pid = std::process::id() as i32;
-        let mut status = Status { state: State::Running, pid, boot: boot_id(), ..Status::created() };
+        let mut status =
+            Status { state: State::Running, pid, boot: tare_sys::process::boot_id(), ..Status::created() };
         assert!(status.process().is_none(), "began at another time");
-        status.pid_began = process_began(pid).unwrap();
+        status.pid_began = tare_sys::process::began(pid).unwrap();
         assert!(status.process().is_some());
         status.boot = "another".into();
         assert!(status.process().is_none());

@@ -21,8 +21,8 @@ use crate::monitor::{self, Job, Message};
 use crate::policy::{self, ImageSays, Plan, Share};
 use crate::range::Range;
 use crate::request::CreateRequest;
-use crate::time::Moment;
 use crate::{files, host_image, inspect, name, removal, sweep};
+use tare_sys::time::Moment;
 
 /// Seconds that `stop` waits where neither the caller nor the container says otherwise.
 const STOP_TIMEOUT: u32 = 10;
@@ -140,6 +140,9 @@ impl Engine {
         let folders = self.roots.folders(&id);
         facts.files = folders.run.clone();
         let shared = self.find_shared(&sharing, &mut facts)?;
+        if matches!(sharing.user, Share::Host) {
+            tare_runtime::exe::make_read_only()?;
+        }
 
         let lock = folders.make().map_err(crate::container::explain_full)?;
         // From here on there is something to undo.

@@ -8,7 +8,7 @@ use tare_sys::{Error, Kind, Result};
 
 use crate::container::Roots;
 use crate::engine::ImageSummary;
-use crate::time::Moment;
+use tare_sys::time::Moment;
 
 /// Imports an archive; answers the image's id. `progress` gets the bytes read so far.
 pub fn import(

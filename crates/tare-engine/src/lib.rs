@@ -27,7 +27,6 @@ mod range;
 mod removal;
 pub mod request;
 mod sweep;
-pub mod time;
 
 pub use attach::Attachment;
 pub use container::{Roots, State};

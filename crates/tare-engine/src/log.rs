@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tare_sys::{Context, Result};
 
-use crate::time::Moment;
+use tare_sys::time::Moment;
 
 /// Longest piece of a line, bytes.
 const PIECE: usize = 16 * 1024;

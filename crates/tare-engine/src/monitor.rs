@@ -28,11 +28,11 @@ use tare_sys::channel::Channel;
 use tare_sys::process::{self, Ended, Side};
 use tare_sys::{Context, Error, Kind, Result};
 
-use crate::container::{Folders, Lock, Record, Roots, State, Status, boot_id, process_began};
+use crate::container::{Folders, Lock, Record, Roots, State, Status};
 use crate::log::{Stream, Writer};
 use crate::policy::Plan;
 use crate::removal;
-use crate::time::Moment;
+use tare_sys::time::Moment;
 
 /// Bytes of output taken at once. Four of these are all the buffers that a monitor has.
 const CHUNK: usize = 16 * 1024;
@@ -258,6 +258,7 @@ fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
         filter: job.filter.as_ref(),
         stdio,
         terminal_size: job.terminal_size,
+        bundle: None,
     })?;
     if let Some(terminal) = &running.terminal {
         rustix::fs::fcntl_setfl(terminal, OFlags::NONBLOCK).doing(|| "fcntl(O_NONBLOCK)")?;
@@ -266,8 +267,8 @@ fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
     let status = Status {
         state: State::Running,
         pid: running.child.pid.as_raw_nonzero().get(),
-        pid_began: process_began(running.child.pid.as_raw_nonzero().get()).unwrap_or(0),
-        boot: boot_id(),
+        pid_began: process::began(running.child.pid.as_raw_nonzero().get()).unwrap_or(0),
+        boot: process::boot_id(),
         started: Moment::now().to_string(),
         ..Status::created()
     };

@@ -167,7 +167,10 @@ pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result
     if sharing.uts == Share::Private {
         spec.set_hostname(Some(hostname));
         spec.set_domainname((!config.domainname.is_empty()).then(|| config.domainname.clone()));
-    } else if !config.hostname.is_empty() {
+    } else if config.hostname.is_empty() {
+        // The library's own default is a name.
+        spec.set_hostname(None);
+    } else {
         return Err(Error::new(Kind::Usage, "--hostname needs a UTS namespace of the container's own")
             .hint("leave out --uts=host, or --hostname"));
     }

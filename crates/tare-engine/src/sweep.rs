@@ -18,7 +18,7 @@ use tare_sys::{Kind, Result};
 
 use crate::container::{Roots, State, Status};
 use crate::removal::{self, names};
-use crate::time::Moment;
+use tare_sys::time::Moment;
 
 /// Sweeps now.
 pub fn sweep(roots: &Roots) -> Result<()> {

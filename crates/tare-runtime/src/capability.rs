@@ -104,14 +104,22 @@ impl Sets {
         Ok(())
     }
 
-    /// Sets the remaining four sets. What the process does not have cannot be given: the host's own root may
-    /// lack capabilities (a container in a container), and Docker gives what there is.
-    pub fn apply(&self) -> Result<()> {
+    /// Whether the process is to have `CAP_SYS_ADMIN` anyway.
+    pub fn has_admin(&self) -> bool {
+        self.effective.contains(CapabilitySet::SYS_ADMIN)
+    }
+
+    /// Sets the remaining four sets, and leaves `CAP_SYS_ADMIN` in effect beside them where `keep_admin` says so.
+    ///
+    /// What the process does not have cannot be given: the host's own root may lack capabilities (a container in a
+    /// container), and Docker gives what there is. The answer names what was not.
+    pub fn apply(&self, keep_admin: bool) -> Result<Vec<String>> {
         let have = rustix::thread::capabilities(None).doing(|| "capget()")?.permitted;
+        let kept = if keep_admin { have & CapabilitySet::SYS_ADMIN } else { CapabilitySet::empty() };
         let permitted = self.permitted & have;
         let sets = CapabilitySets {
-            effective: self.effective & permitted,
-            permitted,
+            effective: (self.effective & permitted) | kept,
+            permitted: permitted | kept,
             inheritable: self.inheritable & have,
         };
         rustix::thread::set_capabilities(None, sets)
@@ -125,6 +133,20 @@ impl Sets {
                 }
             }
         }
-        Ok(())
+        let missing = self.permitted & !have;
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<&str> = missing.iter_names().map(|(name, _)| name).collect();
+        Ok(vec![format!("not given, because this host's root lacks them: CAP_{}", names.join(", CAP_"))])
+    }
+
+    /// Drops the `CAP_SYS_ADMIN` that [`apply`](Sets::apply) left.
+    pub fn drop_admin(&self) -> Result<()> {
+        let mut sets = rustix::thread::capabilities(None).doing(|| "capget()")?;
+        sets.effective -= CapabilitySet::SYS_ADMIN;
+        sets.permitted -= CapabilitySet::SYS_ADMIN;
+        rustix::thread::set_capabilities(None, sets)
+            .doing(|| format!("capset(permitted={:#x})", sets.permitted.bits()))
     }
 }

@@ -2,39 +2,56 @@
 //!
 //! ```text
 //! parent (host's view)                        child (the container's)
-//! open namespaces to join, unshare time
-//! clone3 ────────────────────────────────────▶ join cgroups (v1), new cgroup namespace
-//! write id maps, rlimits, oom score
-//! "mapped" ──────────────────────────────────▶ become root inside; host name, loopback
+//! enter namespaces to join, unshare time
+//! clone3 ────────────────────────────────────▶ join cgroups (v1)
+//! move it into its unit, write id maps,
+//! rlimits, oom score, network devices
+//! "mapped" ──────────────────────────────────▶ become root inside; cgroup namespace, host name, loopback
 //! build root, /dev, binds (idmapped)           build proc, sysfs, tmpfs, devpts … (at the same time)
-//! their fds ─────────────────────────────────▶ attach all, terminal, masks, pivot
+//! their fds ─────────────────────────────────▶ attach all
+//!           ◀───────────────────────────────── "attached" (where there are hooks)
+//! prestart, createRuntime hooks
+//! "go" ──────────────────────────────────────▶ createContainer hooks, terminal, masks, pivot
 //!           ◀───────────────────────────────── the terminal's fd
-//!                                              user, folder, limits, capabilities, seccomp
+//!                                              user, folder, capabilities
+//!           ◀───────────────────────────────── "created"
+//!                                              a held one waits here for `start`, which goes on as its parent
+//!                                              startContainer hooks
 //!           ◀───────────────────────────────── "ready"
+//!                                              seccomp, exec
 //! end of file ◀─────────────────────────────── exec closes the channel
 //! ```
 //!
-//! The child dies with its parent until "ready": half-made containers do not outlive a kill.
+//! Until "created" the child dies with its parent: half-made containers do not outlive a kill. A parent without
+//! the right to mount leaves the building to the child, which is root of its own user namespace.
 
 mod child;
+mod command;
+mod finish;
+mod identity;
+mod join;
 mod message;
+mod outside;
+mod view;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use oci_spec::runtime::{LinuxIdMapping, Spec};
-use rustix::fs::{Mode, OFlags};
+use oci_spec::runtime::Spec;
 use tare_cgroup::Entrance;
 use tare_sys::channel::Channel;
-use tare_sys::mount::Detached;
 use tare_sys::process::{self, Child, Side, namespace};
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Error, Kind, Result};
 
-use crate::mounts::{self, Options};
+use crate::hooks::{self, HookState};
 use crate::namespaces::Namespaces;
-use crate::rootfs::{IdMap, Rootfs};
+use crate::rootfs::Rootfs;
 use crate::seccomp::Compiled;
 use crate::user::UserRequest;
 use message::{FromChild, ToChild};
+
+pub use join::{Join, join};
+pub(crate) use outside::map_ids;
 
 /// Everything a launch needs beside the spec.
 pub struct Launch<'a> {
@@ -52,13 +69,31 @@ pub struct Launch<'a> {
     pub cgroup_mounts: &'a [(String, Vec<String>)],
     /// The system call filter.
     pub filter: Option<&'a Compiled>,
-    /// stdin, stdout and stderr; not used with a terminal.
+    /// stdin, stdout and stderr; not used with a terminal. `None`: the caller's own.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// Columns and rows of a terminal.
     pub terminal_size: Option<(u16, u16)>,
+    /// What only an OCI bundle has.
+    pub bundle: Option<&'a Bundle<'a>>,
 }
 
-/// A container's process that has been executed.
+/// What a launch needs to know of an OCI bundle.
+pub struct Bundle<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// The bundle's folder.
+    pub path: &'a Path,
+    /// Where to wait for `start`: a listening `SOCK_SEQPACKET` socket. `None`: do not wait.
+    pub hold: Option<BorrowedFd<'a>>,
+    /// Pass so many of our files on, from 3 upwards.
+    pub preserve_fds: u32,
+    /// Do without pivot_root(2).
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+}
+
+/// A container's process that has been executed, or is held before that.
 #[derive(Debug)]
 pub struct Running {
     /// PID 1 of the container.
@@ -75,32 +110,40 @@ pub struct Running {
 /// Launches. On failure nothing of the container is left but its cgroup, which the caller made.
 pub fn launch(launch: &Launch<'_>) -> Result<Running> {
     let namespaces = Namespaces::of(launch.spec)?;
-    if namespaces.make_time {
-        make_time_namespace(launch.spec)?;
-    }
+    let builder = outside::builder(launch, &namespaces)?;
+    let time_is_made = namespaces.make_time && outside::make_time_namespace(launch.spec, builder)?;
     let (ours, theirs) = Channel::pair()?;
     let cgroup = match launch.entrance {
         Entrance::V2(dir) => Some(dir.as_fd()),
-        Entrance::V1(_) => None,
+        _ => None,
     };
     // Who joins a user namespace must enter it before it may make the others there: the child clones again.
-    let first = if namespaces.joined_user().is_some() { 0 } else { namespaces.make };
-    match process::clone(first, cgroup).map_err(explain_clone)? {
-        Side::Child => {
-            drop(ours);
-            child::run(launch, &namespaces, theirs)
-        }
-        Side::Parent(child) => {
-            drop(theirs);
-            match attend(launch, &namespaces, &ours, child) {
-                Ok(running) => Ok(running),
-                Err((err, child)) => {
-                    // It dies of the closed channel as well; this way at once.
-                    let _ = process::signal(child.pidfd.as_fd(), 9);
-                    let _ = process::wait(child.pidfd.as_fd());
-                    Err(err)
-                }
+    let first = if namespaces.joins_user() { 0 } else { namespaces.make };
+    let entered = namespaces.enter_for_child()?;
+    let cloned = process::clone(first, cgroup).map_err(outside::explain_clone);
+    if let Ok(Side::Child) = cloned {
+        drop(ours);
+        let start =
+            child::Start { launch, namespaces: &namespaces, entered: &entered, builder, time_is_made };
+        child::run(&start, theirs)
+    }
+    let back = entered.leave();
+    drop(theirs);
+    let child = match cloned? {
+        Side::Parent(child) => child,
+        Side::Child => return Err(Error::new(Kind::Kernel, "launch: the child came back")),
+    };
+    match back.map_err(|err| (err, None)).and_then(|()| {
+        attend(launch, &namespaces, builder, &ours, child).map_err(|(err, child)| (err, Some(child)))
+    }) {
+        Ok(running) => Ok(running),
+        Err((err, child)) => {
+            // It dies of the closed channel as well; this way at once.
+            if let Some(child) = child {
+                let _ = process::signal(child.pidfd.as_fd(), 9);
+                let _ = process::wait(child.pidfd.as_fd());
             }
+            Err(err)
         }
     }
 }
@@ -109,40 +152,136 @@ pub fn launch(launch: &Launch<'_>) -> Result<Running> {
 fn attend(
     launch: &Launch<'_>,
     namespaces: &Namespaces,
+    builder: outside::Builder,
     channel: &Channel,
     mut child: Child,
 ) -> std::result::Result<Running, (Error, Child)> {
-    if namespaces.joined_user().is_some() {
+    if namespaces.joins_user() {
         child = take_grandchild(channel, child)?;
     }
     let mut warnings = Vec::new();
     let mut terminal = None;
-    let mut ready = false;
     let steps = (|| {
-        warnings = prepare(launch, namespaces, &child).map_err(|err| prefer_childs(channel, err))?;
-        message::send(channel, &ToChild::Mapped, &[]).map_err(|err| prefer_childs(channel, err))?;
-        let built = build(launch, namespaces, &child)?;
-        let files: Vec<BorrowedFd<'_>> = built.iter().map(AsFd::as_fd).collect();
-        message::send(channel, &ToChild::Mounts, &files).map_err(|err| prefer_childs(channel, err))?;
-        drop(built);
+        let first = |err| prefer_childs(channel, err);
+        warnings = outside::prepare(launch, namespaces, &child).map_err(first)?;
+        message::send(channel, &ToChild::Mapped, &[]).map_err(first)?;
+        if builder == outside::Builder::Parent {
+            let built = outside::build(launch, namespaces, &child)?;
+            let files: Vec<BorrowedFd<'_>> = built.mounts.iter().map(AsFd::as_fd).collect();
+            let message = ToChild::Mounts { without_nodes: built.without_nodes };
+            message::send(channel, &message, &files).map_err(first)?;
+        }
         loop {
             match message::receive(channel)? {
                 Some((FromChild::Terminal, mut files)) => terminal = files.pop(),
-                Some((FromChild::Ready, _)) => ready = true,
+                Some((FromChild::Attached, _)) => {
+                    run_hooks_outside(launch, &child)?;
+                    message::send(channel, &ToChild::Go, &[]).map_err(first)?;
+                }
+                Some((FromChild::Created(more), _)) => {
+                    warnings.extend(more);
+                    break;
+                }
                 Some((FromChild::Failed(err), _)) => return Err(err),
-                Some((FromChild::Cloned(_), _)) => {}
-                None if ready => return Ok(()),
-                None => return Err(died_early(&child)),
+                Some((message, _)) => return Err(unexpected(&message)),
+                None => return Err(died_early(child.pidfd.as_fd())),
             }
         }
+        if launch.bundle.is_some_and(|bundle| bundle.hold.is_some()) {
+            return Ok(());
+        }
+        follow(channel, child.pidfd.as_fd(), &|| agent_state(launch, &child))
     })();
     match steps {
         Ok(()) => {
-            let held = hold_namespaces(&child, namespaces);
+            let held = outside::hold_namespaces(&child, namespaces);
             Ok(Running { child, terminal, warnings, held })
         }
         Err(err) => Err((err, child)),
     }
+}
+
+fn agent_state<'a>(launch: &'a Launch<'_>, child: &Child) -> Option<Agent<'a>> {
+    let bundle = launch.bundle?;
+    Some(Agent {
+        spec: launch.spec,
+        id: bundle.id,
+        bundle: bundle.path,
+        pid: child.pid.as_raw_nonzero().get(),
+    })
+}
+
+/// Whom a listener of the filter is announced for.
+pub struct Agent<'a> {
+    /// What the container is.
+    pub spec: &'a Spec,
+    /// Its id.
+    pub id: &'a str,
+    /// Its bundle's folder.
+    pub bundle: &'a Path,
+    /// The process under the filter.
+    pub pid: i32,
+}
+
+/// Follows a child from "created" to the moment when its program runs.
+fn follow<'a>(channel: &Channel, pidfd: BorrowedFd<'_>, agent: &dyn Fn() -> Option<Agent<'a>>) -> Result<()> {
+    let mut ready = false;
+    loop {
+        match message::receive(channel)? {
+            Some((FromChild::Ready, _)) => ready = true,
+            Some((FromChild::Listener(number), _)) => {
+                let agent = agent().ok_or_else(|| {
+                    Error::new(Kind::Usage, "the filter asks a listener, and nobody listens")
+                        .hint("SCMP_ACT_NOTIFY needs seccomp.listenerPath")
+                })?;
+                outside::hand_over_listener(pidfd, number, &agent)?;
+                message::send(channel, &ToChild::Go, &[])?;
+            }
+            Some((FromChild::Failed(err), _)) => return Err(err),
+            Some((message, _)) => return Err(unexpected(&message)),
+            None if ready => return Ok(()),
+            None => return Err(died_early(pidfd)),
+        }
+    }
+}
+
+/// Lets a held container go on to its program; `channel` is connected to the socket that it waits on. When
+/// this comes back, the program runs.
+pub fn start(channel: &Channel, pidfd: BorrowedFd<'_>, agent: Agent<'_>) -> Result<()> {
+    message::send(channel, &ToChild::Start, &[])?;
+    follow(channel, pidfd, &|| Some(Agent { ..agent }))
+}
+
+fn run_hooks_outside(launch: &Launch<'_>, child: &Child) -> Result<()> {
+    let (Some(bundle), Some(all)) = (launch.bundle, launch.spec.hooks()) else { return Ok(()) };
+    let state = hook_state(launch.spec, bundle.id, bundle.path, "creating", child.pid.as_raw_nonzero().get());
+    let prestart = all.prestart();
+    for (kind, list) in [("prestart", prestart), ("createRuntime", all.create_runtime())] {
+        hooks::run(kind, list.as_deref().unwrap_or_default(), &state, bundle.path)?;
+    }
+    Ok(())
+}
+
+/// What a hook is told.
+pub fn hook_state<'a>(
+    spec: &'a Spec,
+    id: &'a str,
+    bundle: &'a Path,
+    status: &'a str,
+    pid: i32,
+) -> HookState<'a> {
+    HookState {
+        oci_version: spec.version(),
+        id,
+        status,
+        pid,
+        bundle,
+        annotations: spec.annotations().as_ref(),
+    }
+}
+
+fn unexpected(message: &FromChild) -> Error {
+    Error::new(Kind::Corrupt, format!("launch: unexpected message {message:?}"))
 }
 
 /// When the child died first, its own words say more than our broken pipe.
@@ -156,8 +295,8 @@ fn prefer_childs(channel: &Channel, ours: Error) -> Error {
     }
 }
 
-fn died_early(child: &Child) -> Error {
-    let how = match process::wait(child.pidfd.as_fd()) {
+fn died_early(pidfd: BorrowedFd<'_>) -> Error {
+    let how = match process::wait(pidfd) {
         Ok(process::Ended::Killed(signal)) => format!("killed by {}", tare_sys::signal::name(signal)),
         Ok(process::Ended::Exited(status)) => format!("exit status {status}"),
         Err(_) => "reaped by another".to_owned(),
@@ -169,144 +308,22 @@ fn died_early(child: &Child) -> Error {
 /// A child that had to enter a user namespace first has made the real one, as our child (CLONE_PARENT).
 fn take_grandchild(channel: &Channel, helper: Child) -> std::result::Result<Child, (Error, Child)> {
     match message::receive(channel) {
-        Ok(Some((FromChild::Cloned(pid), mut files))) => {
-            match (rustix::process::Pid::from_raw(pid), files.pop()) {
-                (Some(pid), Some(pidfd)) => {
-                    let _ = process::wait(helper.pidfd.as_fd());
-                    Ok(Child { pid, pidfd })
-                }
-                _ => Err((Error::new(Kind::Kernel, "launch: the helper sent no process"), helper)),
+        Ok(Some((FromChild::Cloned(_), mut files))) => match files.pop().map(|pidfd| {
+            // Its number as the child saw it may be of another pid namespace; the pidfd knows ours.
+            (outside::pid_of(&pidfd), pidfd)
+        }) {
+            Some((Ok(pid), pidfd)) => {
+                let _ = process::wait(helper.pidfd.as_fd());
+                Ok(Child { pid, pidfd })
             }
-        }
+            Some((Err(err), _)) => Err((err, helper)),
+            None => Err((Error::new(Kind::Kernel, "launch: the helper sent no process"), helper)),
+        },
         Ok(Some((FromChild::Failed(err), _))) => Err((err, helper)),
-        Ok(_) => Err((died_early(&helper), helper)),
+        Ok(_) => Err((died_early(helper.pidfd.as_fd()), helper)),
         Err(err) => Err((err, helper)),
     }
 }
 
-fn make_time_namespace(spec: &Spec) -> Result<()> {
-    process::unshare(namespace::TIME)?;
-    let offsets = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
-    let mut lines = String::new();
-    for (clock, offset) in offsets.into_iter().flatten() {
-        lines.push_str(&format!(
-            "{clock} {} {}\n",
-            offset.secs().unwrap_or(0),
-            offset.nanosecs().unwrap_or(0)
-        ));
-    }
-    if lines.is_empty() {
-        return Ok(());
-    }
-    std::fs::write("/proc/self/timens_offsets", &lines)
-        .doing(|| format!("write {:?} to /proc/self/timens_offsets", lines.trim()))
-        .map_err(|err| match err.errno() {
-            Some(rustix::io::Errno::RANGE) => {
-                err.with_kind(Kind::Usage).hint("no clock may be set before its zero; use a smaller offset")
-            }
-            _ => err,
-        })
-}
-
-/// What the child cannot do for itself: its id maps, limits above its own, and its out-of-memory score.
-fn prepare(launch: &Launch<'_>, namespaces: &Namespaces, child: &Child) -> Result<Vec<String>> {
-    let pid = child.pid.as_raw_nonzero();
-    if namespaces.makes(namespace::USER) {
-        let (uids, gids) = id_maps(launch.spec)?;
-        write_map(&format!("/proc/{pid}/uid_map"), uids)?;
-        write_map(&format!("/proc/{pid}/gid_map"), gids)?;
-    }
-    let Some(process) = launch.spec.process() else {
-        return Err(
-            Error::new(Kind::Usage, "launch a container without a process").hint("give the spec a process")
-        );
-    };
-    let mut warnings = crate::rlimit::apply(child.pid, process.rlimits().as_deref().unwrap_or_default())?;
-    if let Some(score) = process.oom_score_adj() {
-        match std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
-            Err(err) if err.kind() == std::io::ErrorKind::PermissionDenied => warnings.push(format!(
-                "the out-of-memory score could not be set to {score} (this host may not lower it: CAP_SYS_RESOURCE is missing)"
-            )),
-            result => result.doing(|| format!("write {score} to /proc/{pid}/oom_score_adj"))?,
-        }
-    }
-    Ok(warnings)
-}
-
-fn id_maps(spec: &Spec) -> Result<(&[LinuxIdMapping], &[LinuxIdMapping])> {
-    let linux = spec.linux().as_ref();
-    match (linux.and_then(|l| l.uid_mappings().as_deref()), linux.and_then(|l| l.gid_mappings().as_deref())) {
-        (Some(uids @ [_, ..]), Some(gids @ [_, ..])) => Ok((uids, gids)),
-        _ => Err(Error::new(Kind::Usage, "make a user namespace without id mappings")
-            .hint("give the spec uidMappings and gidMappings")),
-    }
-}
-
-fn write_map(path: &str, map: &[LinuxIdMapping]) -> Result<()> {
-    let lines: String =
-        map.iter().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size())).collect();
-    std::fs::write(path, &lines).doing(|| format!("write {:?} to {path}", lines.trim()))
-}
-
-/// Builds, in the host's view, what the child only has to attach: the root, then the spec's `/dev` and binds.
-fn build(launch: &Launch<'_>, namespaces: &Namespaces, child: &Child) -> Result<Vec<Detached>> {
-    let userns = match namespaces.joined_user() {
-        Some(fd) => Some(fd.try_clone().doing(|| "dup(user namespace)")?),
-        None if namespaces.makes(namespace::USER) => Some(namespace_of(child, "user")?),
-        None => None,
-    };
-    let idmap = match &userns {
-        Some(userns) => {
-            let (uids, gids) = id_maps(launch.spec)?;
-            Some(IdMap { userns: userns.as_fd(), uid: host_root(uids), gid: host_root(gids) })
-        }
-        None => None,
-    };
-    let mut built = vec![launch.rootfs.build(idmap)?];
-    for mount in launch.spec.mounts().iter().flatten() {
-        let options = Options::of(mount)?;
-        if options.bind {
-            built.push(options.build_bind(mount, idmap.map(|map| map.userns))?);
-        } else if crate::devices::is_dev(mount) {
-            built.push(crate::devices::build(mount, &options, launch.spec, idmap)?);
-        }
-    }
-    if built.len() > tare_sys::channel::MAX_FILES {
-        return Err(Error::new(Kind::Usage, format!("{} mounts: at most 252 binds fit", built.len())));
-    }
-    Ok(built)
-}
-
-fn host_root(map: &[LinuxIdMapping]) -> u32 {
-    map.iter().find(|m| m.container_id() == 0).map_or(0, LinuxIdMapping::host_id)
-}
-
-fn namespace_of(child: &Child, kind: &str) -> Result<OwnedFd> {
-    let path = format!("/proc/{}/ns/{kind}", child.pid.as_raw_nonzero());
-    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .doing(|| format!("open({path:?})"))
-}
-
-fn hold_namespaces(child: &Child, namespaces: &Namespaces) -> Vec<OwnedFd> {
-    [(namespace::MOUNT, "mnt"), (namespace::NET, "net"), (namespace::IPC, "ipc")]
-        .into_iter()
-        .filter(|(flag, _)| namespaces.makes(*flag))
-        .filter_map(|(_, kind)| namespace_of(child, kind).ok())
-        .collect()
-}
-
-fn explain_clone(err: Error) -> Error {
-    use rustix::io::Errno;
-    match err.errno() {
-        Some(Errno::NOSPC | Errno::USERS) => err
-            .with_kind(Kind::Exhausted)
-            .hint("the host allows no more namespaces of a kind: see /proc/sys/user/max_*_namespaces"),
-        Some(Errno::PERM) => {
-            err.hint("making namespaces needs root (or user namespaces allowed by the host)")
-        }
-        Some(Errno::INVAL) => err.hint("this kernel lacks a kind of namespace that was asked for"),
-        _ => err,
-    }
-}
-
-pub(crate) use mounts::attach;
+/// The flags whose namespaces hold up the reaper.
+const SLOW: [(u64, &str); 3] = [(namespace::MOUNT, "mnt"), (namespace::NET, "net"), (namespace::IPC, "ipc")];

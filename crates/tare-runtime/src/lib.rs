@@ -11,15 +11,28 @@
 #![forbid(unsafe_code)]
 
 pub mod capability;
+pub mod container;
+mod copy_up;
+mod descriptors;
 mod devices;
+pub mod exe;
+mod hooks;
+mod idmap;
 mod init;
+mod label;
 pub mod launch;
 mod masks;
 mod mounts;
 mod namespaces;
+mod netdevices;
+mod notify;
+mod pid_file;
+mod rdt;
 mod rlimit;
 pub mod rootfs;
+mod scheduling;
 pub mod seccomp;
+mod spec;
 mod sysctl;
 pub mod user;
 

@@ -1,7 +1,8 @@
 //! What the container may not see, or not change, of `/proc` and `/sys`.
 //!
-//! The thing that covers a file is the null device of the `/dev` that we made ourselves, held by fd; never
-//! whatever lies at `/dev/null` (CVE-2025-31133). Each target is opened once and covered through that fd.
+//! The thing that covers a file is the null device of the `/dev` that we made ourselves, or the host's, held by
+//! fd; never whatever lies at the container's `/dev/null` (CVE-2025-31133). Each target is opened once and
+//! covered through that fd.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -9,11 +10,14 @@ use std::path::Path;
 use rustix::fs::FileType;
 use tare_sys::mount::{Change, Detached, NewFs, attr};
 use tare_sys::path::Root;
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Result};
+
+use crate::devices;
 
 /// Covers files with the null device and folders with one empty, read-only folder.
 pub fn hide(root: &Root, paths: &[String], dev_null: Option<&OwnedFd>) -> Result<()> {
     let mut empty: Option<OwnedFd> = None;
+    let mut hosts: Option<OwnedFd> = None;
     for path in paths {
         let what = || format!("mask {path}");
         // Not on this kernel: nothing to do.
@@ -31,10 +35,10 @@ pub fn hide(root: &Root, paths: &[String], dev_null: Option<&OwnedFd>) -> Result
             // Once attached it is of our mount namespace, and can be cloned for the next.
             empty.get_or_insert(OwnedFd::from(cover));
         } else {
-            let null = dev_null.ok_or_else(|| {
-                Error::new(Kind::Usage, format!("mask {path}: the spec mounts no /dev of its own"))
-                    .hint("mount a tmpfs on /dev")
-            })?;
+            let null = match (dev_null, &hosts) {
+                (Some(null), _) | (None, Some(null)) => null,
+                (None, None) => hosts.insert(devices::hosts_null()?),
+            };
             Detached::clone_fd(null, false).doing(what)?.attach(target.as_fd()).doing(what)?;
         }
     }

@@ -5,10 +5,10 @@
 //! the child makes them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use oci_spec::runtime::Mount;
-use rustix::fs::{FileType, Mode};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use tare_sys::mount::{Change, Detached, NewFs, Propagation, attr};
 use tare_sys::path::Root;
@@ -31,6 +31,14 @@ pub struct Options {
     idmap: Option<bool>,
     /// What the file system itself shall know: `size=64m`.
     data: Vec<(String, Option<String>)>,
+    /// `tmpcopyup`: the tmpfs begins with what it covers.
+    pub copy_up: bool,
+    /// `copy-symlink`: a source that is a link is made again as a link.
+    pub copy_link: bool,
+    /// `src-nofollow`: a source that is a link is bound as the link it is.
+    source_nofollow: bool,
+    /// `dest-nofollow`: a destination that is a link is covered, not followed.
+    destination_nofollow: bool,
 }
 
 impl Options {
@@ -88,8 +96,13 @@ impl Options {
             "runbindable" => self.propagation = Some((Propagation::Unbindable, true)),
             "idmap" => self.idmap = Some(false),
             "ridmap" => self.idmap = Some(true),
-            // They change nothing: "defaults" says so itself, "rw" and the like are how a mount starts.
-            "defaults" | "" => {}
+            "tmpcopyup" => self.copy_up = true,
+            "copy-symlink" => self.copy_link = true,
+            "src-nofollow" => self.source_nofollow = true,
+            "dest-nofollow" => self.destination_nofollow = true,
+            // "defaults" says itself that it changes nothing, and this way of mounting never prints anything that
+            // "silent" could keep quiet.
+            "defaults" | "" | "silent" | "loud" => {}
             other => match other.split_once('=') {
                 Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((other.to_owned(), None)),
@@ -109,20 +122,38 @@ impl Options {
         self.set &= !bits;
     }
 
-    /// Builds a bind mount from its host path. `userns`: whose id map it is seen through, if `idmap` asks.
+    /// Builds a bind mount from its host path. `userns`: whose id map it is seen through, if `idmap` asks and the
+    /// mount has no map of its own.
     pub fn build_bind(&self, mount: &Mount, userns: Option<BorrowedFd<'_>>) -> Result<Detached> {
         let source = mount.source().as_deref().unwrap_or(Path::new(""));
         let what = || format!("bind mount {} to {}", source.display(), mount.destination().display());
-        let tree = Detached::clone_path(source, self.recursive_bind).map_err(|err| match err.errno() {
-            Some(Errno::NOENT) => {
-                Error::new(Kind::NotFound, format!("{}: the source path does not exist", what()))
-                    .hint("create it first, or check the path for a typo")
-            }
+        let tree = self.open_source(source).map_err(|err| match err.errno() {
+            Some(Errno::NOENT) => Error::new(
+                Kind::NotFound,
+                format!("{}: the source path does not exist: no such file or directory", what()),
+            )
+            .hint("create it first, or check the path for a typo"),
             _ => err.context(what()),
         })?;
+        let own_map = match (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref()) {
+            (Some(uids @ [_, ..]), Some(gids @ [_, ..])) => Some(crate::idmap::namespace(uids, gids)?),
+            (None | Some([]), None | Some([])) => None,
+            _ => {
+                return Err(Error::new(Kind::Usage, format!("{}: one of its id maps is missing", what()))
+                    .hint("give the mount both uidMappings and gidMappings"));
+            }
+        };
+        let idmap = match (&own_map, self.idmap, userns) {
+            (Some(own), wish, _) => Some((own.as_fd(), wish.unwrap_or(false))),
+            (None, Some(recursive), Some(userns)) => Some((userns, recursive)),
+            (None, Some(_), None) => {
+                return Err(Error::new(Kind::Usage, format!("{}: idmap without an id map", what()))
+                    .hint("give the mount uidMappings and gidMappings, or the container a user namespace"));
+            }
+            (None, None, _) => None,
+        };
         // A copy of a shared mount is shared with it: mounts made inside would appear on the host.
         let (propagation, propagation_deep) = self.propagation.unwrap_or((Propagation::Private, true));
-        let idmap = userns.zip(self.idmap);
         let part = |deep: bool| Change {
             set: if deep { self.set_recursive } else { self.set },
             clear: if deep { self.clear_recursive } else { self.clear },
@@ -141,10 +172,27 @@ impl Options {
         Ok(tree)
     }
 
-    /// Makes a new file system in the caller's namespaces.
-    pub fn build_new(&self, kind: &'static str, mount: &Mount) -> Result<Detached> {
+    fn open_source(&self, source: &Path) -> Result<Detached> {
+        if !self.source_nofollow && !self.copy_link {
+            return Detached::clone_path(source, self.recursive_bind);
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let link = rustix::fs::open(source, flags, Mode::empty()).doing(|| format!("open({source:?})"))?;
+        Detached::clone_fd(link, self.recursive_bind)
+    }
+
+    /// Makes a new file system in the caller's namespaces. `label`: SELinux' for what is in it.
+    pub fn build_new(&self, kind: &str, mount: &Mount, label: Option<&str>) -> Result<Detached> {
         let what = || format!("mount {kind} on {}", mount.destination().display());
-        let mut fs = NewFs::open(kind).doing(what)?;
+        let mut fs = NewFs::open(kind).doing(what).map_err(|err| match err.errno() {
+            Some(Errno::NODEV) => err.with_kind(Kind::Unsupported).hint(format!(
+                "this kernel knows no file system {kind:?}: is its module there (modprobe {kind})?"
+            )),
+            _ => err,
+        })?;
+        if let Some(source) = mount.source().as_deref().filter(|source| *source != Path::new("")) {
+            fs = fs.string("source", source).doing(what)?;
+        }
         for (key, value) in &self.data {
             fs = match value {
                 Some(value) => fs.string(key, value),
@@ -152,8 +200,48 @@ impl Options {
             }
             .doing(what)?;
         }
-        fs.mount(self.set | self.set_recursive).doing(what)
+        if let Some(label) = label.filter(|label| !label.is_empty() && matches!(kind, "tmpfs" | "devpts")) {
+            fs = fs.string("context", label).doing(what)?;
+        }
+        let late = if self.copy_up { attr::RDONLY } else { 0 };
+        let tree = fs.mount(self.attributes() & !late).doing(what)?;
+        if let Some((propagation, recursive)) = self.propagation {
+            tree.change(&Change { propagation: Some(propagation), recursive, ..Change::default() })
+                .doing(what)?;
+        }
+        Ok(tree)
     }
+
+    /// All attributes to set.
+    pub fn attributes(&self) -> u64 {
+        self.set | self.set_recursive
+    }
+
+    /// Makes a tmpfs read-only that had to be written to first.
+    pub fn finish_copy_up(&self, tree: &Detached) -> Result<()> {
+        match self.attributes() & attr::RDONLY {
+            0 => Ok(()),
+            set => tree.change(&Change { set, ..Change::default() }),
+        }
+    }
+}
+
+/// What `linux.rootfsPropagation` means: what everything that the container is born with becomes, and what its
+/// root becomes in the end.
+pub fn root_propagation(word: Option<&str>) -> Result<(Propagation, Option<(Propagation, bool)>)> {
+    Ok(match word {
+        None | Some("" | "slave" | "rslave") => (Propagation::Slave, None),
+        Some("private" | "rprivate") => (Propagation::Private, None),
+        Some("shared") => (Propagation::Slave, Some((Propagation::Shared, false))),
+        Some("rshared") => (Propagation::Slave, Some((Propagation::Shared, true))),
+        Some("unbindable") => (Propagation::Slave, Some((Propagation::Unbindable, false))),
+        Some("runbindable") => (Propagation::Slave, Some((Propagation::Unbindable, true))),
+        Some(other) => {
+            return Err(Error::new(Kind::Usage, format!("rootfsPropagation {other:?} is not known")).hint(
+                "it is one of slave, private, shared and unbindable, or one of these with an r before it",
+            ));
+        }
+    })
 }
 
 /// The bits that a setting replaces: itself, and for an access-time mode the others as well.
@@ -173,7 +261,7 @@ fn attribute(word: &str) -> Option<(u64, bool)> {
         "noexec" => (attr::NOEXEC, false),
         "exec" => (attr::NOEXEC, true),
         "noatime" => (attr::NOATIME, false),
-        "atime" | "relatime" => (attr::ATIME, true),
+        "atime" | "relatime" | "norelatime" | "nostrictatime" => (attr::ATIME, true),
         "strictatime" => (attr::STRICTATIME, false),
         "nodiratime" => (attr::NODIRATIME, false),
         "diratime" => (attr::NODIRATIME, true),
@@ -196,34 +284,124 @@ pub fn explain_idmap(err: Error, way_out: &str) -> Error {
     }
 }
 
-/// The file systems that a spec may ask for by type.
-pub fn known_kind(kind: &str) -> Option<&'static str> {
-    ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "ramfs"]
-        .into_iter()
-        .find(|known| *known == kind)
+/// Attaches a spec's mount where it belongs inside the root, making the place where it is missing: a folder for
+/// a folder, a file for anything else. Answers the place, for a caller whom closing it costs more than keeping it.
+///
+/// Where the place lies on a procfs, only files that lxcfs(1) stands in for may be covered, and a procfs or sysfs
+/// itself goes on a folder that is one, not on a link to one (CVE-2019-19921, CVE-2023-27561).
+pub fn attach(root: &Root, mount: &Mount, options: &Options, built: &Detached) -> Result<OwnedFd> {
+    let destination = mount.destination();
+    let what = || format!("attach the mount on {}", destination.display());
+    if destination.components().all(|part| matches!(part, Component::RootDir | Component::CurDir)) {
+        return Err(Error::new(Kind::Usage, format!("{}: that is the root itself", what()))
+            .hint("root.path is the place for it"));
+    }
+    if options.copy_link
+        && let Some(target) = link_target(built)?
+    {
+        return root.make_link(destination, &target).doing(what);
+    }
+    let folder = !options.bind || is_folder(built)?;
+    let kind = if options.bind { "" } else { mount.typ().as_deref().unwrap_or_default() };
+    let target = if matches!(kind, "proc" | "sysfs") || options.destination_nofollow {
+        plain_place(root, destination, folder)
+    } else {
+        place(root, destination, folder)
+    };
+    let target = target.doing(what)?;
+    if kind != "proc" && destination.components().nth(1) == Some(Component::Normal("proc".as_ref())) {
+        refuse_proc(&target, mount, built).doing(what)?;
+    }
+    put(built, target).doing(what)
 }
 
-/// Attaches a mount at `destination` inside the root, making the place where it is missing: a folder for a
-/// folder, a file for anything else. Only a bind mount can be anything else. Answers the place, for a caller
-/// whom closing it costs more than keeping it.
-pub fn attach(root: &Root, destination: &Path, mount: &Detached, bind: bool) -> Result<OwnedFd> {
+/// Attaches a mount of our own making.
+pub fn attach_at(root: &Root, destination: &Path, built: &Detached) -> Result<OwnedFd> {
     let what = || format!("attach the mount on {}", destination.display());
-    let folder = !bind || {
-        let stat = rustix::fs::fstat(mount).doing(|| "fstat(mount)")?;
-        FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-    };
-    let target = if folder {
-        root.make_dirs(destination, Mode::from_raw_mode(0o755)).doing(what)?
+    let folder = is_folder(built)?;
+    place(root, destination, folder).and_then(|target| put(built, target)).doing(what)
+}
+
+fn is_folder(built: &Detached) -> Result<bool> {
+    let stat = rustix::fs::fstat(built).doing(|| "fstat(mount)")?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+fn link_target(built: &Detached) -> Result<Option<std::ffi::CString>> {
+    let stat = rustix::fs::fstat(built).doing(|| "fstat(mount)")?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        return Ok(None);
+    }
+    rustix::fs::readlinkat(built, "", Vec::new()).map(Some).doing(|| "readlinkat(mount)")
+}
+
+fn place(root: &Root, destination: &Path, folder: bool) -> Result<OwnedFd> {
+    if folder {
+        root.make_dirs(destination, Mode::from_raw_mode(0o755))
     } else {
-        root.make_file(destination, Mode::from_raw_mode(0o644)).doing(what)?
-    };
-    match mount.attach(target.as_fd()).doing(what) {
+        root.make_file(destination, Mode::from_raw_mode(0o644))
+    }
+}
+
+/// The place itself, whatever links to it: no link is followed on the way.
+fn plain_place(root: &Root, destination: &Path, folder: bool) -> Result<OwnedFd> {
+    match root.find_plain(destination)? {
+        Some(found) => Ok(found),
+        None => {
+            place(root, destination, folder)?;
+            root.find_plain(destination)?.ok_or_else(|| {
+                Error::new(Kind::Corrupt, format!("{}: it went away again", destination.display()))
+            })
+        }
+    }
+}
+
+fn put(built: &Detached, target: OwnedFd) -> Result<OwnedFd> {
+    match built.attach(target.as_fd()) {
         Ok(()) => Ok(target),
         Err(err) if err.errno() == Some(Errno::NOTDIR) => {
             Err(err.with_kind(Kind::Usage).hint("a folder goes on a folder, and a file on a file"))
         }
         Err(err) => Err(err),
     }
+}
+
+/// Files of /proc that may be covered: those whose content lxcfs(1) makes the container's own, and two that
+/// tell what the host's kernel is like.
+const COVERABLE: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// Refuses to cover what the kernel says about processes: a label or a setting would be written to something
+/// that only looks like it (CVE-2019-16884).
+fn refuse_proc(target: &OwnedFd, mount: &Mount, built: &Detached) -> Result<()> {
+    /// `PROC_SUPER_MAGIC` (linux/magic.h).
+    const PROC: u64 = 0x9fa0;
+    let on = |fd: BorrowedFd<'_>| -> Result<bool> {
+        Ok(rustix::fs::fstatfs(fd).doing(|| "fstatfs()")?.f_type as u64 == PROC)
+    };
+    let destination = mount.destination();
+    let inside = on(target.as_fd())? || destination == Path::new("/proc");
+    if !inside || COVERABLE.iter().any(|path| destination == Path::new(path)) {
+        return Ok(());
+    }
+    if on(built.as_fd())? {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Usage,
+        format!("{} cannot be mounted because it is inside /proc", destination.display()),
+    )
+    .hint("only a procfs may be mounted there, or a file over one of those that lxcfs provides"))
 }
 
 #[cfg(test)]

@@ -15,19 +15,39 @@ pub struct Namespaces {
     pub make: u64,
     /// Make a cgroup namespace; only after the process is in its cgroup, or its root would be the caller's.
     pub make_cgroup: bool,
-    /// Make a time namespace; before clone3, because only children enter it.
+    /// Make a time namespace.
     pub make_time: bool,
-    /// Those to join. The user namespace, if any, comes first: it gives the right to enter the others.
-    pub join: Vec<Joined>,
+    /// Those to join.
+    join: Vec<Joined>,
 }
 
 /// A namespace to join.
 #[derive(Debug)]
-pub struct Joined {
+struct Joined {
     /// Which kind.
-    pub flag: u64,
+    flag: u64,
     /// `/proc/PID/ns/*` or a bind mount of it.
-    pub fd: OwnedFd,
+    fd: OwnedFd,
+}
+
+/// The flag of a namespace of the spec.
+pub fn flag(kind: LinuxNamespaceType) -> u64 {
+    match kind {
+        LinuxNamespaceType::Mount => namespace::MOUNT,
+        LinuxNamespaceType::Cgroup => namespace::CGROUP,
+        LinuxNamespaceType::Uts => namespace::UTS,
+        LinuxNamespaceType::Ipc => namespace::IPC,
+        LinuxNamespaceType::User => namespace::USER,
+        LinuxNamespaceType::Pid => namespace::PID,
+        LinuxNamespaceType::Network => namespace::NET,
+        LinuxNamespaceType::Time => namespace::TIME,
+    }
+}
+
+/// Flags of all the namespaces that the spec lists, made or joined.
+pub fn listed(spec: &Spec) -> u64 {
+    let list = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    list.iter().fold(0, |all, namespace| all | flag(namespace.typ()))
 }
 
 impl Namespaces {
@@ -35,34 +55,24 @@ impl Namespaces {
     pub fn of(spec: &Spec) -> Result<Namespaces> {
         let mut namespaces = Namespaces::default();
         let list = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let mut seen = 0;
         for namespace in list {
-            let flag = match namespace.typ() {
-                LinuxNamespaceType::Mount => namespace::MOUNT,
-                LinuxNamespaceType::Cgroup => namespace::CGROUP,
-                LinuxNamespaceType::Uts => namespace::UTS,
-                LinuxNamespaceType::Ipc => namespace::IPC,
-                LinuxNamespaceType::User => namespace::USER,
-                LinuxNamespaceType::Pid => namespace::PID,
-                LinuxNamespaceType::Network => namespace::NET,
-                LinuxNamespaceType::Time => namespace::TIME,
-            };
-            match namespace.path() {
-                Some(path) => {
-                    let joined = Joined { flag, fd: open_namespace(path)? };
-                    let at = if flag == namespace::USER { 0 } else { namespaces.join.len() };
-                    namespaces.join.insert(at, joined);
-                }
-                None if flag == namespace::CGROUP => namespaces.make_cgroup = true,
-                None if flag == namespace::TIME => namespaces.make_time = true,
-                None => namespaces.make |= flag,
+            let flag = flag(namespace.typ());
+            if seen & flag != 0 {
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("the spec lists its {} namespace twice", namespace.typ()),
+                ));
             }
-        }
-        if namespaces.make & namespace::MOUNT == 0 {
-            return Err(Error::new(
-                Kind::Unsupported,
-                "launch a container without a mount namespace of its own",
-            )
-            .hint("add a namespace of type \"mount\" to the spec"));
+            seen |= flag;
+            match namespace.path() {
+                Some(path) if path != Path::new("") => {
+                    namespaces.join.push(Joined { flag, fd: open_namespace(path)? })
+                }
+                _ if flag == namespace::CGROUP => namespaces.make_cgroup = true,
+                _ if flag == namespace::TIME => namespaces.make_time = true,
+                _ => namespaces.make |= flag,
+            }
         }
         Ok(namespaces)
     }
@@ -72,14 +82,80 @@ impl Namespaces {
         self.make & flag != 0
     }
 
-    /// The user namespace to join, if any.
-    pub fn joined_user(&self) -> Option<&OwnedFd> {
-        self.join.first().filter(|joined| joined.flag == namespace::USER).map(|joined| &joined.fd)
+    /// Whether this kind is another than the host's.
+    pub fn private(&self, flag: u64) -> bool {
+        self.makes(flag) || self.joined(flag).is_some()
     }
 
-    /// Enters all that are to be joined.
-    pub fn enter_joined(&self) -> Result<()> {
-        self.join.iter().try_for_each(|joined| process::enter(joined.fd.as_fd(), joined.flag))
+    /// The namespace of this kind to join, if any.
+    pub fn joined(&self, flag: u64) -> Option<&OwnedFd> {
+        self.join.iter().find(|joined| joined.flag == flag).map(|joined| &joined.fd)
+    }
+
+    /// Enters, in the parent, those that a child is to be born in, as far as the parent may.
+    ///
+    /// A child with a user namespace of its own would have no right to enter what belongs to the host's, and
+    /// nobody can enter a pid namespace but by being born there. The user namespace itself and the mount
+    /// namespace, which would take the parent's view away, are left for the child, and so is whatever only root
+    /// of the joined user namespace may enter.
+    pub fn enter_for_child(&self) -> Result<Entered> {
+        let mut entered = Entered { back: Vec::new(), left: Vec::new() };
+        for (at, joined) in self.join.iter().enumerate() {
+            let name = match joined.flag {
+                namespace::USER | namespace::MOUNT => continue,
+                namespace::CGROUP => "cgroup",
+                namespace::UTS => "uts",
+                namespace::IPC => "ipc",
+                namespace::PID => "pid",
+                namespace::NET => "net",
+                _ => "time",
+            };
+            let back = open_namespace(Path::new(&format!("/proc/self/ns/{name}")))?;
+            match process::enter(joined.fd.as_fd(), joined.flag) {
+                Ok(()) => entered.back.push((joined.flag, back)),
+                Err(err) if err.errno() == Some(rustix::io::Errno::PERM) && self.joins_user() => {
+                    entered.left.push(at);
+                }
+                Err(err) => {
+                    // The first failure is the one to report.
+                    let _ = entered.leave();
+                    return Err(err.context(format!("join the {name} namespace")));
+                }
+            }
+        }
+        Ok(entered)
+    }
+
+    /// Whether there is a user namespace to join.
+    pub fn joins_user(&self) -> bool {
+        self.joined(namespace::USER).is_some()
+    }
+
+    /// Enters, in the child, the user namespace and then what the parent had to leave for its root.
+    pub fn enter_user(&self, entered: &Entered) -> Result<()> {
+        if let Some(user) = self.joined(namespace::USER) {
+            process::enter(user.as_fd(), namespace::USER)?;
+        }
+        entered
+            .left
+            .iter()
+            .map(|at| &self.join[*at])
+            .try_for_each(|joined| process::enter(joined.fd.as_fd(), joined.flag))
+    }
+}
+
+/// What the parent has entered for its child's sake, and the ways back.
+#[derive(Debug)]
+pub struct Entered {
+    back: Vec<(u64, OwnedFd)>,
+    /// Places in the list of those left for the child.
+    left: Vec<usize>,
+}
+
+impl Entered {
+    /// Goes back, in the parent.
+    pub fn leave(&self) -> Result<()> {
+        self.back.iter().rev().try_for_each(|(flag, fd)| process::enter(fd.as_fd(), *flag))
     }
 }
 

@@ -29,17 +29,19 @@ pub fn write(proc: &Detached, settings: &HashMap<String, String>, namespaces: &N
         let what = || format!("set the sysctl {name}={value}");
         let path = path_of(name);
         let own = if path.starts_with("net/") {
-            namespaces.makes(namespace::NET)
+            namespaces.private(namespace::NET)
         } else if IPC.contains(&path.as_str()) || path.starts_with("fs/mqueue/") {
-            namespaces.makes(namespace::IPC)
+            namespaces.private(namespace::IPC)
+        } else if path.starts_with("user/") {
+            namespaces.private(namespace::USER)
         } else if path == "kernel/domainname" || path == "kernel/hostname" {
-            namespaces.makes(namespace::UTS)
+            namespaces.private(namespace::UTS)
         } else {
             false
         };
         if !own {
             return Err(Error::new(Kind::Usage, format!("{}: it is not the container's own, but the host's", what()))
-                .hint("allowed are net.*, kernel.msg*, kernel.sem, kernel.shm* and fs.mqueue.*, in private namespaces"));
+                .hint("allowed are net.*, kernel.msg*, kernel.sem, kernel.shm*, fs.mqueue.* and user.*, in private namespaces"));
         }
         let file = rustix::fs::openat2(
             proc.as_fd(),

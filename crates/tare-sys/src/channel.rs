@@ -1,14 +1,17 @@
 //! Messages between two processes of ours: a pair of `SOCK_SEQPACKET` sockets, so that a message arrives
 //! whole or not at all, and can carry open files.
 
+use std::ffi::OsString;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 use crate::error::{Context, Error, Result};
@@ -27,6 +30,43 @@ impl Channel {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .doing(|| "socketpair(AF_UNIX, SOCK_SEQPACKET)")?;
         Ok((Channel(a), Channel(b)))
+    }
+
+    /// Connects to the socket at `path`.
+    ///
+    /// Errors: [`Kind::Conflict`](crate::Kind::Conflict) where nobody listens on it any more.
+    pub fn connect(path: &Path) -> Result<Channel> {
+        let (folder, name) = folder_of(path)?;
+        let socket = socket()?;
+        let address = address(&folder, &name)?;
+        rustix::net::connect(&socket, &address).doing(|| format!("connect({path:?})")).map_err(|err| {
+            match err.errno() {
+                Some(Errno::CONNREFUSED) => err.with_kind(crate::Kind::Conflict),
+                _ => err,
+            }
+        })?;
+        Ok(Channel(socket))
+    }
+
+    /// Makes a socket at `path` that [`accept`](Channel::accept) takes connections from. Only its owner may
+    /// connect.
+    pub fn listen(path: &Path) -> Result<OwnedFd> {
+        let (folder, name) = folder_of(path)?;
+        let socket = socket()?;
+        rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600)).doing(|| "fchmod(socket)")?;
+        rustix::net::bind(&socket, &address(&folder, &name)?).doing(|| format!("bind({path:?})"))?;
+        rustix::net::listen(&socket, 4).doing(|| format!("listen({path:?})"))?;
+        Ok(socket)
+    }
+
+    /// Waits for the next connection.
+    pub fn accept(socket: BorrowedFd<'_>) -> Result<Channel> {
+        loop {
+            match rustix::net::accept_with(socket, SocketFlags::CLOEXEC) {
+                Err(Errno::INTR) => continue,
+                result => return result.map(Channel).doing(|| "accept4(socket)"),
+            }
+        }
     }
 
     /// Sends one message; waits while the other end has not read enough.
@@ -78,6 +118,24 @@ impl Channel {
         // A message of ours is never empty, so nothing read is end of file.
         Ok((received.bytes > 0).then_some((received.bytes, files)))
     }
+}
+
+fn socket() -> Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .doing(|| "socket(AF_UNIX, SOCK_SEQPACKET)")
+}
+
+fn folder_of(path: &Path) -> Result<(OwnedFd, OsString)> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let name = path.file_name().unwrap_or_default().to_owned();
+    Ok((rustix::fs::open(folder, flags, Mode::empty()).doing(|| format!("open({folder:?})"))?, name))
+}
+
+/// An address holds 108 bytes (unix(7)); by way of its folder's fd every path fits.
+fn address(folder: &OwnedFd, name: &OsString) -> Result<SocketAddrUnix> {
+    let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    SocketAddrUnix::new(&path).doing(|| format!("address of the socket {path:?}"))
 }
 
 impl AsFd for Channel {

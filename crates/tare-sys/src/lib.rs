@@ -17,8 +17,11 @@ pub mod link;
 pub mod mount;
 pub mod path;
 pub mod process;
+pub mod route;
+pub mod scheduler;
 pub mod seccomp;
 pub mod signal;
+pub mod time;
 pub mod tty;
 
 pub use error::{Context, Error, Kind, Result};

@@ -115,15 +115,15 @@ fn mount_setattr(dir: BorrowedFd<'_>, path: &std::ffi::CStr, change: &Change<'_>
 /// A file system being configured: fsopen(2).
 pub struct NewFs {
     fd: OwnedFd,
-    kind: &'static str,
+    kind: String,
 }
 
 impl NewFs {
     /// Starts on a file system of this type. The caller's namespaces become the file system's.
-    pub fn open(kind: &'static str) -> Result<NewFs> {
+    pub fn open(kind: &str) -> Result<NewFs> {
         let fd =
             rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(|| format!("fsopen({kind:?})"))?;
-        Ok(NewFs { fd, kind })
+        Ok(NewFs { fd, kind: kind.to_owned() })
     }
 
     /// Sets an option without a value.
@@ -239,6 +239,11 @@ impl From<Detached> for OwnedFd {
 /// Changes the attributes of an attached mount, by an fd on its root.
 pub fn change_attached(mount: impl AsFd, change: &Change<'_>) -> Result<()> {
     mount_setattr(mount.as_fd(), c"", change)
+}
+
+/// Takes away what is mounted at a host path, once nobody uses it any more.
+pub fn unmount(path: &str) -> Result<()> {
+    rustix::mount::unmount(path, UnmountFlags::DETACH).doing(|| format!("umount2({path:?}, MNT_DETACH)"))
 }
 
 /// Changes the propagation of every mount of this mount namespace.

@@ -65,6 +65,34 @@ impl Root {
         }
     }
 
+    /// As [`find`](Root::find), but a link on the way is an error.
+    pub fn find_plain(&self, path: &Path) -> Result<Option<OwnedFd>> {
+        match self.try_resolve(path, OFlags::PATH, Mode::empty(), IN_ROOT.union(ResolveFlags::NO_SYMLINKS)) {
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::LOOP) => Err(Error::new(
+                Kind::Corrupt,
+                format!("{} is a symbolic link, or lies behind one", path.display()),
+            )),
+            result => result.map(Some).doing(|| self.call(path)),
+        }
+    }
+
+    /// Makes `path` a link with this target, unless it is one already. Answers with the link itself.
+    pub fn make_link(&self, path: &Path, target: &std::ffi::CStr) -> Result<OwnedFd> {
+        let parent = self.make_dirs(path.parent().unwrap_or(Path::new("/")), Mode::from_raw_mode(0o755))?;
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::new(Kind::Usage, format!("{}: not the name of a file", path.display())))?;
+        match rustix::fs::symlinkat(target, &parent, name) {
+            Err(Errno::EXIST)
+                if rustix::fs::readlinkat(&parent, name, Vec::new())
+                    .is_ok_and(|there| there.as_c_str() == target) => {}
+            result => result.doing(|| format!("symlinkat({target:?}, {}, {name:?})", fd_name(&parent)))?,
+        }
+        rustix::fs::openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .doing(|| format!("openat({}, {name:?})", fd_name(&parent)))
+    }
+
     fn resolve(&self, path: &Path, flags: OFlags, mode: Mode, how: ResolveFlags) -> Result<OwnedFd> {
         self.try_resolve(path, flags, mode, how).doing(|| self.call(path)).map_err(|err| match err.errno() {
             Some(Errno::AGAIN) => {

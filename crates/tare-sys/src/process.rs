@@ -219,6 +219,50 @@ pub fn exec(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
     Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
 }
 
+/// As [`exec`], for a program that is an open file (execveat(2)).
+pub fn exec_file(program: impl std::os::fd::AsFd, args: &[CString], env: &[CString]) -> Errno {
+    let pointers = |list: &[CString]| {
+        list.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()
+    };
+    let (argv, envp) = (pointers(args), pointers(env));
+    // SAFETY: both arrays end in a null pointer and, like the strings they point to, outlive the call; the path is
+    // empty and ends in NUL.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// A copy of a file in memory that nobody can change any more (memfd_create(2), F_ADD_SEALS).
+pub fn sealed_copy(path: &str) -> Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, SealFlags};
+    let what = || format!("copy {path} into sealed memory");
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let copy = rustix::fs::memfd_create("tare", flags).doing(what)?;
+    let mut from = std::fs::File::open(path).doing(what)?;
+    let mut to = std::fs::File::from(copy);
+    std::io::copy(&mut from, &mut to).doing(what)?;
+    rustix::fs::fcntl_add_seals(
+        &to,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )
+    .doing(what)?;
+    // What is open for writing cannot be executed.
+    rustix::fs::open(
+        format!("/proc/self/fd/{}", to.as_raw_fd()),
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .doing(what)
+}
+
 /// Moves this process into new namespaces. Not for [`namespace::USER`] or [`namespace::PID`], whose entering
 /// has an order that [`clone`] keeps.
 pub fn unshare(namespaces: u64) -> Result<()> {
@@ -258,6 +302,24 @@ pub fn dup_onto(fd: BorrowedFd<'_>, target: RawFd) -> Result<()> {
     let result = unsafe { libc::dup2(fd.as_raw_fd(), target) };
     check(result.into()).doing(|| format!("dup2({}, {target})", fd.as_raw_fd()))?;
     Ok(())
+}
+
+/// When a process began, in clock ticks after boot: with its number, this names it for good. `None` when it is
+/// gone, or has ended and waits to be reaped (proc_pid_stat(5)).
+pub fn began(pid: i32) -> Option<u64> {
+    let stat = crate::path::read_short(&format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name, in brackets, and may hold anything: begin after the last bracket.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// The kernel's name for this boot.
+pub fn boot_id() -> String {
+    crate::path::read_short("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Gives this process its own session keyring, so that it does not share the host's (keyrings(7)). A kernel
@@ -300,6 +362,22 @@ pub fn close_from(first: RawFd) -> Result<()> {
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
     check(result).doing(|| format!("close_range({first}, ~0)"))?;
     Ok(())
+}
+
+/// As [`close_from`], but for a few that stay; for a process that goes on to use those alone.
+pub fn close_from_but(first: RawFd, kept: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<RawFd> = kept.iter().map(|fd| fd.as_raw_fd()).filter(|fd| *fd >= first).collect();
+    kept.sort_unstable();
+    let mut next = first;
+    for fd in kept {
+        if fd > next {
+            // SAFETY: the promise of `close_from`; close_range(2) takes no pointers.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, next, fd - 1, 0) };
+            check(result).doing(|| format!("close_range({next}, {})", fd - 1))?;
+        }
+        next = fd + 1;
+    }
+    close_from(next)
 }
 
 /// Ends the process at once, without unwinding or flushing what the parent buffered.

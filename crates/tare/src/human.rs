@@ -1,6 +1,6 @@
 //! Times and sizes as a person says them, in Docker's words.
 
-use tare_engine::time::in_words;
+use tare_sys::time::in_words;
 
 /// `3 minutes ago`, for a time in seconds since 1970.
 pub fn ago(then: i64) -> String {

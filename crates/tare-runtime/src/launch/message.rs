@@ -13,10 +13,17 @@ const LONGEST: usize = 12 * 1024;
 /// From the parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToChild {
-    /// The id maps are written: root exists.
+    /// The id maps are written, the cgroup is entered: root exists.
     Mapped,
     /// The mounts, as files: the root, then `/dev` and the binds in the spec's order.
-    Mounts,
+    Mounts {
+        /// `/dev` has no nodes: the parent may not make any, so the host's are to be bound there.
+        without_nodes: bool,
+    },
+    /// The hooks have run.
+    Go,
+    /// From `start`: execute the program now.
+    Start,
 }
 
 /// From the child.
@@ -26,7 +33,13 @@ pub enum FromChild {
     Cloned(i32),
     /// Our side of the container's terminal is the file.
     Terminal,
-    /// All is set up; the next thing is exec, which closes the channel.
+    /// All is mounted and the host still in sight: time for the hooks that come before pivot_root.
+    Attached,
+    /// All is set up but the program. What could not quite be given.
+    Created(Vec<String>),
+    /// The filter's listener will be this fd of the child in a moment.
+    Listener(i32),
+    /// The next thing is the filter and exec, which closes the channel.
     Ready,
     /// This went wrong.
     Failed(Error),

@@ -1,0 +1,224 @@
+//! One more process in a container that runs: `exec`.
+//!
+//! ```text
+//! parent                                       child
+//! enter the pid namespace for its child
+//! clone3 (into the cgroup on v2) ─────────────▶ unreadable at once; join cgroups (v1)
+//!                                              enter all namespaces with one setns(2)
+//! rlimits                                      (cloned again, where only root of its user namespace may enter)
+//! "mapped" ──────────────────────────────────▶ terminal, user, folder, capabilities
+//!           ◀───────────────────────────────── "created"
+//!           ◀───────────────────────────────── "ready", then seccomp and exec as in a launch
+//! ```
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::{Process, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use tare_cgroup::Entrance;
+use tare_sys::channel::Channel;
+use tare_sys::path::Root;
+use tare_sys::process::{self, Child, Side, namespace};
+use tare_sys::{Context, Error, Result, signal, tty};
+
+use super::child::{attach_stdio, expect};
+use super::command::Command;
+use super::finish::{self, Finish, Label};
+use super::identity::{self, Identity};
+use super::message::{self, FromChild, ToChild};
+use super::{Agent, Running, died_early, follow, outside, prefer_childs, take_grandchild, unexpected, view};
+use crate::scheduling;
+use crate::seccomp::Compiled;
+use crate::user::UserRequest;
+
+/// Everything that joining needs.
+pub struct Join<'a> {
+    /// What the container is.
+    pub spec: &'a Spec,
+    /// Its id.
+    pub id: &'a str,
+    /// Its bundle's folder.
+    pub bundle: &'a Path,
+    /// Its first process.
+    pub target: BorrowedFd<'a>,
+    /// What to run.
+    pub process: &'a Process,
+    /// As whom.
+    pub user: &'a UserRequest,
+    /// The container's cgroup.
+    pub entrance: &'a Entrance,
+    /// The system call filter.
+    pub filter: Option<&'a Compiled>,
+    /// Pass so many of our files on, from 3 upwards.
+    pub preserve_fds: u32,
+}
+
+/// Starts the process.
+pub fn join(join: &Join<'_>) -> Result<Running> {
+    let all = crate::namespaces::listed(join.spec);
+    let (ours, theirs) = Channel::pair()?;
+    let cgroup = match join.entrance {
+        Entrance::V2(dir) => Some(dir.as_fd()),
+        _ => None,
+    };
+    let back = enter_pid_for_child(join, all)?;
+    let cloned = process::clone(0, cgroup).map_err(outside::explain_clone);
+    if let Ok(Side::Child) = cloned {
+        drop(ours);
+        run(join, if back.is_some() { all & !namespace::PID } else { all }, theirs)
+    }
+    let left = match &back {
+        Some(back) => process::enter(back.as_fd(), namespace::PID),
+        None => Ok(()),
+    };
+    drop(theirs);
+    let Side::Parent(child) = cloned? else { process::exit_now(1) };
+    let clones_again = back.is_none() && all & namespace::PID != 0;
+    match left
+        .map_err(|err| (err, None))
+        .and_then(|()| attend(join, clones_again, &ours, child).map_err(|(err, child)| (err, Some(child))))
+    {
+        Ok(running) => Ok(running),
+        Err((err, child)) => {
+            if let Some(child) = child {
+                let _ = process::signal(child.pidfd.as_fd(), 9);
+                let _ = process::wait(child.pidfd.as_fd());
+            }
+            Err(err)
+        }
+    }
+}
+
+/// Lets the next child be born in the container's pid namespace. Answers with the way back; `None` where only
+/// root of the container's user namespace may, and where there is nothing to enter.
+fn enter_pid_for_child(join: &Join<'_>, all: u64) -> Result<Option<OwnedFd>> {
+    if all & namespace::PID == 0 {
+        return Ok(None);
+    }
+    let back = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open(\"/proc/self/ns/pid\")")?;
+    match process::enter(join.target, namespace::PID) {
+        Ok(()) => Ok(Some(back)),
+        Err(err) if err.errno() == Some(Errno::PERM) && all & namespace::USER != 0 => Ok(None),
+        Err(err) => Err(err.context("enter the container's pid namespace")),
+    }
+}
+
+fn attend(
+    join: &Join<'_>,
+    clones_again: bool,
+    channel: &Channel,
+    mut child: Child,
+) -> std::result::Result<Running, (Error, Child)> {
+    if clones_again {
+        child = take_grandchild(channel, child)?;
+    }
+    let mut warnings = Vec::new();
+    let mut terminal = None;
+    let steps = (|| {
+        let first = |err| prefer_childs(channel, err);
+        join.entrance.admit(child.pid).map_err(first)?;
+        warnings = crate::rlimit::apply(child.pid, join.process.rlimits().as_deref().unwrap_or_default())
+            .map_err(first)?;
+        message::send(channel, &ToChild::Mapped, &[]).map_err(first)?;
+        loop {
+            match message::receive(channel)? {
+                Some((FromChild::Terminal, mut files)) => terminal = files.pop(),
+                Some((FromChild::Created(more), _)) => {
+                    warnings.extend(more);
+                    break;
+                }
+                Some((FromChild::Failed(err), _)) => return Err(err),
+                Some((message, _)) => return Err(unexpected(&message)),
+                None => return Err(died_early(child.pidfd.as_fd())),
+            }
+        }
+        let pid = child.pid.as_raw_nonzero().get();
+        let agent = || Some(Agent { spec: join.spec, id: join.id, bundle: join.bundle, pid });
+        follow(channel, child.pidfd.as_fd(), &agent)
+    })();
+    match steps {
+        Ok(()) => Ok(Running { child, terminal, warnings, held: Vec::new() }),
+        Err(err) => Err((err, child)),
+    }
+}
+
+fn run(join: &Join<'_>, enter: u64, channel: Channel) -> ! {
+    let failed = match set_up(join, enter, &channel) {
+        Ok(work) => finish::finish(&channel, work),
+        Err(err) => err,
+    };
+    let _ = message::send(&channel, &FromChild::Failed(failed), &[]);
+    process::exit_now(1)
+}
+
+fn set_up<'a>(join: &'a Join<'a>, enter: u64, channel: &Channel) -> Result<Finish<'a>> {
+    // Whoever is in the container must not get at the host's files that we still hold (CVE-2016-9962).
+    identity::hide()?;
+    let ignored = signal::ignored();
+    let process = join.process;
+    let label = Label::of(process)?;
+    scheduling::set_initial_affinity(process)?;
+    if let Entrance::V1(_) = join.entrance {
+        join.entrance.join().doing(|| "join the container's cgroup")?;
+    }
+    if enter != 0 {
+        process::enter(join.target, enter).doing(|| "enter the container's namespaces")?;
+    }
+    if enter & namespace::USER != 0 {
+        identity::become_root()?;
+    }
+    if enter & namespace::PID != 0 {
+        clone_inside(channel)?;
+    }
+    expect(channel, &|message| matches!(message, ToChild::Mapped))?;
+    rustix::process::setsid().doing(|| "setsid()")?;
+    process::new_session_keyring(c"tare")?;
+
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).doing(|| "open(\"/\")")?);
+    let terminal = match process.terminal() {
+        Some(true) => Some(open_terminal(&root, process, channel)?),
+        _ => None,
+    };
+    let user = join.user.resolve(&root)?;
+    let folder = view::open_working_folder(&root, process.cwd())?;
+    rustix::process::fchdir(&folder).doing(|| format!("chdir to {}", process.cwd().display()))?;
+    attach_stdio(None, terminal.as_ref(), &user)?;
+    // Exec closes everything at once.
+    std::mem::forget((root, folder, terminal));
+    let command = Command::of(process, &user)?;
+    scheduling::apply(process, None)?;
+    scheduling::set_final_affinity(process)?;
+    let (identity, warnings) = Identity::take(process, &user, join.filter)?;
+    process::close_on_exec_from(3 + join.preserve_fds as i32)?;
+    signal::reset(ignored);
+    signal::unblock_all()?;
+    let program = command.find(false)?;
+    command.is_not_us(&program)?;
+    message::send(channel, &FromChild::Created(warnings), &[])?;
+    Ok(Finish { command, program, identity, filter: join.filter, label, init: false, hooks: None })
+}
+
+/// Clones the real child into the pid namespace just entered, as the parent's own child.
+fn clone_inside(channel: &Channel) -> Result<()> {
+    match process::clone_sibling(0)? {
+        Side::Child => Ok(()),
+        Side::Parent(child) => {
+            let number = child.pid.as_raw_nonzero().get();
+            message::send(channel, &FromChild::Cloned(number), &[child.pidfd.as_fd()])?;
+            process::exit_now(0)
+        }
+    }
+}
+
+fn open_terminal(root: &Root, process: &Process, channel: &Channel) -> Result<OwnedFd> {
+    let (ours, theirs) = view::open_pair_in(root)?;
+    if let Some(size) = process.console_size() {
+        tty::set_size(&ours, size.width() as u16, size.height() as u16)?;
+    }
+    message::send(channel, &FromChild::Terminal, &[ours.as_fd()])?;
+    Ok(theirs)
+}
