@@ -12,14 +12,19 @@
 //! When the `Host` goes, it checks that its containers left nothing on the machine: no process, mount or cgroup.
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod busybox;
 pub mod command;
 pub mod debian;
+pub mod engine;
 pub mod host;
+pub mod patience;
 pub mod process;
 pub mod terminal;
 
+pub use bundle::{Bundle, Receiver};
 pub use command::{Outcome, Running, Tare};
 pub use host::Host;
+pub use patience::stretched;
 pub use process::eventually;
 pub use terminal::Terminal;

@@ -7,8 +7,8 @@
 use clap::{Arg, ArgAction, ArgMatches};
 use tare_sys::{Error, Kind, Result};
 
-/// Name under which clap keeps everything that is not an option.
-const WORDS: &str = "WORDS";
+/// Name under which everything is kept that is not an option.
+pub const WORDS: &str = "WORDS";
 
 /// One option of one command.
 #[derive(Clone, Copy)]
@@ -93,15 +93,33 @@ pub fn args(flags: &[Flag], words_end_options: bool) -> impl Iterator<Item = Arg
     flags.iter().map(Flag::arg).chain([words])
 }
 
+/// Options by name and what was typed for them: what a parser leaves behind.
+pub trait Typed {
+    /// The value that counts where only one can.
+    fn last(&self, long: &str) -> Option<&str>;
+    /// All values, in order.
+    fn all(&self, long: &str) -> Vec<&str>;
+}
+
+impl Typed for ArgMatches {
+    fn last(&self, long: &str) -> Option<&str> {
+        self.get_one::<String>(long).map(String::as_str)
+    }
+
+    fn all(&self, long: &str) -> Vec<&str> {
+        self.get_many::<String>(long).into_iter().flatten().map(String::as_str).collect()
+    }
+}
+
 /// What the caller gave to one command.
 pub struct Given<'a> {
-    matches: &'a ArgMatches,
+    typed: &'a dyn Typed,
     flags: &'static [Flag],
 }
 
 impl<'a> Given<'a> {
-    pub fn new(matches: &'a ArgMatches, flags: &'static [Flag]) -> Given<'a> {
-        Given { matches, flags }
+    pub fn new(typed: &'a dyn Typed, flags: &'static [Flag]) -> Given<'a> {
+        Given { typed, flags }
     }
 
     /// Everything that is not an option.
@@ -116,12 +134,12 @@ impl<'a> Given<'a> {
 
     /// The value of an option, as typed.
     pub fn text(&self, long: &str) -> Option<&'a str> {
-        self.matches.get_one::<String>(long).map(String::as_str)
+        self.typed.last(long)
     }
 
     /// All values of an option, as typed.
     pub fn texts(&self, long: &str) -> Vec<&'a str> {
-        self.matches.get_many::<String>(long).into_iter().flatten().map(String::as_str).collect()
+        self.typed.all(long)
     }
 
     /// All values of an option, as typed, to keep.

@@ -94,12 +94,12 @@ fn other_names(verb: &'static Verb) -> Vec<String> {
     names
 }
 
-fn commands<'a>(heading: &str, rows: impl Iterator<Item = (&'a str, &'a str)>, width: usize) -> String {
+pub fn commands<'a>(heading: &str, rows: impl Iterator<Item = (&'a str, &'a str)>, width: usize) -> String {
     let rows: Vec<_> = rows.map(|(name, about)| (name.to_owned(), about.to_owned())).collect();
     listing(heading, &rows, 9, width)
 }
 
-fn options(heading: &str, flags: &[Flag], width: usize) -> String {
+pub fn options(heading: &str, flags: &[Flag], width: usize) -> String {
     let mut rows: Vec<_> = flags.iter().map(|flag| (spelling(flag), flag.help.to_owned())).collect();
     let letter = if flags.iter().any(|flag| flag.short == Some('h')) { "    " } else { "-h, " };
     let at = flags.iter().take_while(|flag| flag.long < "help").count();

@@ -1,6 +1,8 @@
 //! tare: words in, containers out. What an empty field of a request means is the engine's affair, not decided here.
 //!
 //! `words ─▶ tree (which command) ─▶ flag (what was given) ─▶ run, ps, … ─▶ tare-engine ─▶ table, template ─▶ stdout`
+//!
+//! Called as `tare-oci` it is an OCI runtime instead, a drop-in for runc: see `oci`.
 #![forbid(unsafe_code)]
 
 mod containers;
@@ -11,6 +13,7 @@ mod human;
 mod images;
 mod import;
 mod info;
+mod oci;
 mod parse;
 mod ps;
 mod run;
@@ -23,5 +26,7 @@ mod tree;
 static ARENA: tare_sys::arena::Arena = tare_sys::arena::Arena::new();
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(tree::dispatch(std::env::args_os().collect()))
+    let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let code = if oci::is_called(&words) { oci::dispatch(words) } else { tree::dispatch(words) };
+    std::process::ExitCode::from(code)
 }
