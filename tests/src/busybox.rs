@@ -1,7 +1,8 @@
 //! A root filesystem of one program: Debian's busybox-static with its links.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -24,20 +25,34 @@ pub fn archive(file: &Path) -> Result<()> {
     pack(folder.path(), file)
 }
 
-/// The archive, made once for the life of this process.
+/// The archive, made once per machine and kept among cargo's own files.
 ///
-/// The folder is kept open by a `static`, which is never dropped: so the file lies among cargo's own, where
-/// the next run overwrites it, and not in /tmp, where it would stay for ever.
+/// Its name tells from what it was made, so one made from another program or by an older form of this module is
+/// never taken for it. Once it is there nothing is written: for users in a guest the folder is read-only.
 pub fn cached_archive() -> PathBuf {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
-    FILE.get_or_init(|| {
-        let file = crate::debian::cache().join("busybox.tar");
+    FILE.get_or_init(|| cached_archive_in(&crate::debian::cache())).clone()
+}
+
+/// The same in a cache that is named.
+pub fn cached_archive_in(cache: &Path) -> PathBuf {
+    let file = cache.join(format!("busybox-{:016x}.tar", made_from()));
+    if !file.exists() {
         let fresh = file.with_extension(format!("new-{}", std::process::id()));
+        fs::create_dir_all(cache).expect("making the folder for test inputs");
         archive(&fresh).expect("making a busybox root");
         fs::rename(&fresh, &file).expect("putting the busybox root in place");
-        file
-    })
-    .clone()
+    }
+    file
+}
+
+/// A number for all that the archive depends on: this file, and the program.
+fn made_from() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    include_str!("busybox.rs").hash(&mut hasher);
+    let program = program().and_then(|file| Ok(fs::metadata(file)?)).expect("looking at busybox");
+    (program.len(), program.mtime()).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Lays out the root filesystem in `root`.

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::patience::stretched;
 use crate::process;
 
-/// No test waits longer for a command than this, unless it says so.
+/// No test waits longer for a command than this, unless it says so. Slow machines stretch this and the next.
 const LIMIT: Duration = Duration::from_secs(60);
 /// A background process that keeps our pipe open after the command ended would hang `id=$(tare run -d …)`.
 const PIPES_CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -128,6 +129,7 @@ impl Running {
     /// Waits for the end, at most so long.
     #[track_caller]
     pub fn wait_within(mut self, limit: Duration) -> Outcome {
+        let limit = stretched(limit);
         let start = Instant::now();
         let status = loop {
             match self.child.try_wait().expect("waiting for a child of our own") {
@@ -154,7 +156,7 @@ impl Running {
 
     #[track_caller]
     fn collect(&self, pipe: &Receiver<Vec<u8>>, name: &str) -> Vec<u8> {
-        pipe.recv_timeout(PIPES_CLOSE_WITHIN).unwrap_or_else(|_| {
+        pipe.recv_timeout(stretched(PIPES_CLOSE_WITHIN)).unwrap_or_else(|_| {
             panic!("`{}` has ended, but something in the background keeps its {name} open", self.line)
         })
     }

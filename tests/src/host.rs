@@ -1,6 +1,6 @@
 //! A machine of one's own, as far as tare's state goes: throw-away state roots, and a look at what is left.
 
-mod leftovers;
+pub(crate) mod leftovers;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::busybox;
 use crate::command::{Outcome, Tare};
 use crate::debian;
+use crate::patience::stretched;
 
 /// State roots for one test. Dropping it checks that nothing of its containers is left on the machine.
 #[derive(Debug)]
@@ -171,7 +172,8 @@ impl Host {
             if fresh.is_empty() {
                 return result;
             }
-            assert!(start.elapsed() < Duration::from_secs(10), "left behind in the state roots: {fresh:#?}");
+            let limit = stretched(Duration::from_secs(10));
+            assert!(start.elapsed() < limit, "left behind in the state roots: {fresh:#?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

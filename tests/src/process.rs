@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::patience::stretched;
+
 /// One process of the machine.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -62,12 +64,13 @@ pub fn signal(id: i32, signal: Signal) {
     }
 }
 
-/// Waits until `condition` holds, at most ten seconds; fails with `what` otherwise.
+/// Waits until `condition` holds, at most ten seconds (more on a slow machine); fails with `what` otherwise.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let limit = stretched(Duration::from_secs(10));
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "did not happen within 10 s: {what}");
+        assert!(start.elapsed() < limit, "did not happen within {} s: {what}", limit.as_secs());
         std::thread::sleep(Duration::from_millis(20));
     }
 }

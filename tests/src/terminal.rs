@@ -13,6 +13,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
 use crate::command::Tare;
+use crate::patience::stretched;
 use crate::process;
 
 /// How long a test waits for something to appear on the screen, or for the command to end.
@@ -109,7 +110,7 @@ impl Terminal {
                 state.seen = from + at + text.len();
                 return String::from_utf8_lossy(&state.text[from..state.seen]).into_owned();
             }
-            let left = PATIENCE.saturating_sub(start.elapsed());
+            let left = stretched(PATIENCE).saturating_sub(start.elapsed());
             if left.is_zero() {
                 drop(state);
                 panic!("the screen does not show {text:?}, but {fresh:?}");
@@ -143,7 +144,11 @@ impl Terminal {
             if let Some(status) = self.child.try_wait().expect("waiting for a child of our own") {
                 return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
             }
-            assert!(start.elapsed() < PATIENCE, "the command does not end; the screen: {:?}", self.screen());
+            assert!(
+                start.elapsed() < stretched(PATIENCE),
+                "the command does not end; the screen: {:?}",
+                self.screen()
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }

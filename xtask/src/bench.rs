@@ -1,4 +1,4 @@
-//! `cargo xtask bench start`: what a container's start costs, beside the peers that are installed.
+//! `cargo xtask bench start` and `bench oci`: what a container's start costs, beside the peers that are installed.
 //!
 //! Absolute figures drift with the machine and its load, so the contenders run in turn, A B C A B C…, and what
 //! counts is their ratio. Two modes, because a tight loop keeps the kernel's locks warm and hides costs that a
@@ -6,6 +6,7 @@
 
 mod contender;
 mod measure;
+mod oci;
 mod report;
 
 use std::path::PathBuf;
@@ -28,11 +29,17 @@ struct Options {
     binary: Option<PathBuf>,
 }
 
-/// `cargo xtask bench start [--runs N] [--image NAME] [--binary FILE]`.
+/// `cargo xtask bench start|oci OPTIONS`.
 pub fn chore(words: &[&str]) -> Result<ExitCode> {
-    let Some((&"start", mut words)) = words.split_first() else {
-        bail!("there is one bench so far: `cargo xtask bench start`");
-    };
+    match words.split_first() {
+        Some((&"start", rest)) => start_chore(rest),
+        Some((&"oci", rest)) => oci::chore(rest),
+        _ => bail!("the benches are `cargo xtask bench start` and `cargo xtask bench oci`"),
+    }
+}
+
+/// `cargo xtask bench start [--runs N] [--image NAME] [--binary FILE]`.
+fn start_chore(mut words: &[&str]) -> Result<ExitCode> {
     let mut options = Options { runs: 50, image: "busybox".to_owned(), binary: None };
     while !words.is_empty() {
         if let Some(number) = option(&mut words, "--runs")? {
@@ -48,19 +55,27 @@ pub fn chore(words: &[&str]) -> Result<ExitCode> {
     ensure!(options.runs > 0, "--runs 0 measures nothing");
     ensure!(is_root(), "bench start needs root: runc and crun do, so that like is compared with like");
     if contender::peers_need_plain_v1() {
-        return without_unified();
+        return in_private_mounts();
     }
     start(&options)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the same chore again where the v2 half of a hybrid cgroup tree is not to be seen: in a mount namespace
-/// of its own, so that the machine keeps it, and for every contender alike.
-fn without_unified() -> Result<ExitCode> {
-    println!("crun refuses a hybrid cgroup tree, so everything is measured with its v2 half hidden");
-    let hide = "umount -l /sys/fs/cgroup/unified && exec \"$0\" \"$@\"";
+/// Says to the chore that it runs in a mount namespace of its own already.
+const PRIVATE: &str = "TARE_BENCH_PRIVATE_MOUNTS";
+
+/// Runs the same chore again in a mount namespace of its own, so that the machine keeps its mounts. Where a
+/// hybrid cgroup tree has a v2 half that keeps crun from starting, it is not to be seen there, for every
+/// contender alike.
+fn in_private_mounts() -> Result<ExitCode> {
+    let mut hide = "exec \"$0\" \"$@\"".to_owned();
+    if contender::peers_need_plain_v1() {
+        println!("crun refuses a hybrid cgroup tree, so everything is measured with its v2 half hidden");
+        hide.insert_str(0, "umount -l /sys/fs/cgroup/unified && ");
+    }
     let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", hide])
+        .env(PRIVATE, "1")
+        .args(["--mount", "--propagation", "private", "sh", "-c", &hide])
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .status()

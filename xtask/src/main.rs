@@ -12,6 +12,7 @@ mod layers;
 mod linking;
 mod soak;
 mod suite;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -21,8 +22,13 @@ Usage: cargo xtask CHORE [OPTIONS]
 
 Chores:
   demo                          build tare and run a first container (needs root)
-  test [FILTER…]                everything: packages, fmt, clippy, layers, unit and host tests, leak check
-       --only unit|host         one lane only
+  test [FILTER…]                everything: packages, fmt, clippy, layers, unit, host and vm tests, leak check
+       --only unit|host|vm      one lane only
+  vm -- COMMAND…                run a command in a throw-away guest with cgroup v2 (needs root, no KVM)
+       --systemd                systemd as process 1
+       --user                   as an ordinary user in a login session; implies --systemd
+       --kernel 6.1|6.12        6.12 unless told otherwise
+       --timeout SECONDS        600 unless told otherwise
   build                         build the binary into target/bin/tare
        --profile release|ci     release unless told otherwise
   install                       build the release binary and copy it to PREFIX/bin
@@ -30,9 +36,15 @@ Chores:
   layers                        check that no crate imports upwards, and the other rules of the house
   soak kills                    the long form of a proof: 1,000 runs of which 100 are killed at random
        --runs N                 1000 unless told otherwise
+  soak oci-run                  2,000 short runs of the OCI runtime under load, each with its own exit code
+       --runs N                 2000 unless told otherwise
   bench start                   time `tare run` beside runc and crun (needs root)
        --runs N                 runs of each, 50 unless told otherwise
        --image NAME             the name to give the image in tare's store
+  bench oci                     the OCI runtime beside crun and runc, on the same bundle (needs root)
+       --runs N                 runs of each, 50 unless told otherwise
+       --binary FILE            another runtime in place of target/bin/tare-oci
+       --only WORD              only the scenarios with the word in their name, and nothing is written
 ";
 
 fn main() -> ExitCode {
@@ -50,6 +62,9 @@ fn main() -> ExitCode {
         Some((&"layers", rest)) => layers::chore(rest),
         Some((&"bench", rest)) => bench::chore(rest),
         Some((&"soak", rest)) => soak::chore(rest),
+        Some((&"vm", rest)) => vm::chore(rest),
+        Some((&vm::INSIDE, rest)) => vm::inside_chore(rest),
+        Some((&suite::TESTS, rest)) => suite::tests_chore(rest),
         Some((other, _)) => {
             Err(anyhow::anyhow!("there is no chore `{other}`; `cargo xtask help` lists them"))
         }

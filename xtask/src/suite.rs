@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the README's second command, and what the CI runs.
 //!
 //! ```text
-//! packages -> fmt -> clippy -> layers -> unit tests -> binary -> host tests -> leak check -> summary
+//! fmt -> clippy -> layers -> unit tests -> packages -> binary -> host tests -> leak check -> guests -> summary
 //! ```
 //!
 //! A step that fails does not stop the ones that can still say something. All compiling is done with one
@@ -10,7 +10,9 @@
 mod leaks;
 mod packages;
 mod summary;
+mod vm;
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
@@ -23,15 +25,18 @@ use crate::{build, layers, workspace};
 
 const PROFILE: &str = "ci";
 
+pub use vm::{TESTS, tests_chore};
+
 /// Which tests were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lane {
     All,
     Unit,
     Host,
+    Vm,
 }
 
-/// `cargo xtask test [--only unit|host] [FILTER…]`.
+/// `cargo xtask test [--only unit|host|vm] [FILTER…]`.
 pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
     let mut lane = Lane::All;
     let mut filters = Vec::new();
@@ -39,7 +44,8 @@ pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
         match option(&mut words, "--only")? {
             Some("unit") => lane = Lane::Unit,
             Some("host") => lane = Lane::Host,
-            Some(other) => bail!("there is no lane `{other}`: it is unit or host"),
+            Some("vm") => lane = Lane::Vm,
+            Some(other) => bail!("there is no lane `{other}`: it is unit, host or vm"),
             None if first.starts_with('-') => bail!("test does not know `{first}`"),
             None => {
                 filters.push((*first).to_owned());
@@ -52,11 +58,18 @@ pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
     let linking = build::announce_linking(&workspace)?;
     let suite = Suite { workspace, linking, filters };
     let mut summary = Summary::default();
-    if lane != Lane::Host {
+    if matches!(lane, Lane::All | Lane::Unit) {
         suite.unit_lane(&mut summary);
     }
-    if lane != Lane::Unit {
-        suite.host_lane(&mut summary);
+    if lane != Lane::Unit
+        && let Some(binary) = suite.prepare(&mut summary)
+    {
+        if lane != Lane::Vm {
+            suite.host_lane(&binary, &mut summary);
+        }
+        if lane != Lane::Host {
+            vm::lane(&suite, &binary, &mut summary);
+        }
     }
     summary.print();
     Ok(summary.exit_code())
@@ -87,14 +100,14 @@ impl Suite {
         });
     }
 
-    /// The behaviour, with the real binary on the real kernel.
-    fn host_lane(&self, summary: &mut Summary) {
+    /// What all lanes with containers need: packages and the binary, which is given back.
+    fn prepare(&self, summary: &mut Summary) -> Option<PathBuf> {
         if !is_root() {
             summary.step("packages", packages::name_missing);
-            summary.step("host tests", || {
+            summary.step("tests of behaviour", || {
                 Ok(Outcome::NotRun("need root; `cargo xtask test --only unit` runs the rest".to_owned()))
             });
-            return;
+            return None;
         }
         summary.step("packages", packages::install_missing);
         let mut binary = None;
@@ -102,24 +115,34 @@ impl Suite {
             binary = Some(build::build(&self.workspace, &self.linking, PROFILE)?.binary);
             Ok(Outcome::Passed)
         });
-        let Some(binary) = binary else {
-            summary.step("host tests", || Ok(Outcome::NotRun("there is no binary to test".to_owned())));
-            return;
-        };
+        if binary.is_none() {
+            let why = "there is no binary to test".to_owned();
+            summary.step("tests of behaviour", || Ok(Outcome::NotRun(why)));
+        }
+        binary
+    }
+
+    /// The behaviour, with the real binary on the real kernel.
+    fn host_lane(&self, binary: &Path, summary: &mut Summary) {
         // Compiled apart from the run, so that the leak check's window holds nothing but tests.
         summary.step("compile host tests", || {
             done(self.compiling(["test", "--package", "tare-tests"]).arg("--no-run"))
         });
-        let before = Snapshot::take(&binary);
+        let before = Snapshot::take(binary);
         summary.step("host tests", || {
             let mut command = self.compiling(["test", "--package", "tare-tests", "--no-fail-fast"]);
-            command.env("TARE_BIN", &binary).env("TARE_TEST_CACHE", self.workspace.target.join("test-cache"));
+            command.env("TARE_BIN", binary).env("TARE_TEST_CACHE", self.cache());
             // Most of a test is waiting, so more of them run side by side than there are processors.
             let threads = std::thread::available_parallelism().map_or(4, |n| n.get().max(4));
             command.args(["--", "--test-threads", &threads.to_string()]);
             done(command.args(&self.filters))
         });
-        summary.step("leak check", || leaks::check(&before, &binary));
+        summary.step("leak check", || leaks::check(&before, binary));
+    }
+
+    /// Where test inputs that are slow to make are kept between runs.
+    fn cache(&self) -> PathBuf {
+        self.workspace.target.join("test-cache")
     }
 
     /// A cargo command that compiles: the suite's profile, and the linking that users get.

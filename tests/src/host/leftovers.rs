@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::patience::stretched;
 use crate::process::Process;
 
 /// How long the last things may take to go by themselves.
@@ -16,7 +17,7 @@ pub fn find(roots: &Path, ids: &BTreeSet<String>) -> Vec<String> {
     let start = Instant::now();
     loop {
         let left = look(roots, ids);
-        if left.is_empty() || start.elapsed() > PATIENCE {
+        if left.is_empty() || start.elapsed() > stretched(PATIENCE) {
             return left;
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -29,7 +30,7 @@ pub fn clear(roots: &Path, ids: &BTreeSet<String>) {
         process.kill();
     }
     let start = Instant::now();
-    while !processes(roots, ids).is_empty() && start.elapsed() < PATIENCE {
+    while !processes(roots, ids).is_empty() && start.elapsed() < stretched(PATIENCE) {
         std::thread::sleep(Duration::from_millis(10));
     }
     // Last mounted, first unmounted.
@@ -41,7 +42,8 @@ pub fn clear(roots: &Path, ids: &BTreeSet<String>) {
     }
 }
 
-fn look(roots: &Path, ids: &BTreeSet<String>) -> Vec<String> {
+/// What is left now.
+pub fn look(roots: &Path, ids: &BTreeSet<String>) -> Vec<String> {
     let processes = processes(roots, ids).into_iter().map(|process| format!("process {}", process.command()));
     let mounts = mounts(roots).into_iter().map(|place| format!("mount {place}"));
     let cgroups = cgroups(ids).into_iter().map(|folder| format!("cgroup {}", folder.display()));

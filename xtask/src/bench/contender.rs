@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tare_tests::busybox;
 
+use crate::bench::measure::{Stopwatch, Work};
 use crate::workspace::{self, output, program};
 
 /// A runtime under measurement.
@@ -30,7 +31,7 @@ enum How {
 
 impl Contender {
     /// The command of one run. A bundle runtime wants a fresh id each time.
-    pub fn command(&self) -> Command {
+    fn command(&self) -> Command {
         match &self.how {
             How::Tare { words, binary } => {
                 let mut command = Command::new(binary);
@@ -53,6 +54,12 @@ impl Contender {
             How::Tare { words, .. } => format!("tare {}", words[ROOT_WORDS..].join(" ")),
             How::Runtime { .. } => format!("{} run ID (bare bundle, /bin/true)", self.name),
         }
+    }
+}
+
+impl Work for Contender {
+    fn once(&self, stopwatch: &mut Stopwatch<'_>) -> Result<()> {
+        stopwatch.time(self.command())
     }
 }
 
@@ -108,6 +115,7 @@ fn runtime(name: &'static str, binary: &Path, scratch: &Path, archive: &Path) ->
     Ok(Contender { name, version, how })
 }
 
-fn first_line(text: &str) -> String {
+/// What a program says about itself begins with its name and version.
+pub fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().trim().to_owned()
 }

@@ -5,20 +5,110 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
 
-use crate::bench::contender::Contender;
 use crate::workspace::program;
 
 /// How long what a run leaves in the background may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Something that is measured: a command line, or several in a row.
+pub trait Work {
+    /// Does it once. Commands that count go through the stopwatch.
+    fn once(&self, stopwatch: &mut Stopwatch<'_>) -> Result<()>;
+
+    /// Does nothing of it go on in the background when it has been done?
+    fn ends(&self) -> bool {
+        true
+    }
+}
+
 /// Takes the measurements.
 pub struct Meter {
     complaints: PathBuf,
     strace: Option<PathBuf>,
+    time: Option<PathBuf>,
     table: PathBuf,
+}
+
+/// What GNU time tells about one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Times that a processor was given to another process, wanted or not.
+    pub switches: u64,
+    /// The memory of the largest of its processes, in kilobytes.
+    pub resident_kb: u64,
+}
+
+/// Adds up what the commands of one piece of work take.
+pub struct Stopwatch<'a> {
+    meter: &'a Meter,
+    wrapper: Wrapper,
+    took: Duration,
+    calls: u64,
+    usage: Usage,
+    /// The table of a command that was left in the background.
+    left: Option<PathBuf>,
+}
+
+/// What stands before each command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wrapper {
+    Nothing,
+    Strace,
+    Time,
+}
+
+impl Stopwatch<'_> {
+    /// Runs a command that leaves a process behind, which waits for the commands after this one. When the
+    /// command has ended or is about to, the file `done` is there.
+    ///
+    /// strace would wait for that process, so it goes on in the background; whoever calls has to reap it.
+    pub fn time_and_leave(&mut self, command: Command, done: &Path) -> Result<()> {
+        let (Wrapper::Strace, Some(strace)) = (self.wrapper, &self.meter.strace) else {
+            return self.time(command);
+        };
+        let table = self.meter.table.with_extension("left");
+        let mut traced = Command::new(strace);
+        traced.args(["-f", "-c", "-o"]).arg(&table).arg("--");
+        traced.arg(command.get_program()).args(command.get_args());
+        traced.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        traced.spawn().context("starting strace")?;
+        let start = Instant::now();
+        while fs::metadata(done).map_or(true, |file| file.len() == 0) {
+            ensure!(start.elapsed() < PATIENCE, "`{}` hangs", crate::workspace::shell_line(&traced));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // What is left to do after writing the file is little.
+        std::thread::sleep(Duration::from_millis(200));
+        self.left = Some(table);
+        Ok(())
+    }
+
+    /// Runs a command to its end.
+    pub fn time(&mut self, mut command: Command) -> Result<()> {
+        let table = &self.meter.table;
+        match (self.wrapper, &self.meter.strace, &self.meter.time) {
+            (Wrapper::Strace, Some(strace), _) => {
+                let mut traced = Command::new(strace);
+                traced.args(["-f", "-c", "-o"]).arg(table).arg("--");
+                self.meter.run(traced.arg(command.get_program()).args(command.get_args()))?;
+                let calls = total_calls(&fs::read_to_string(table)?);
+                self.calls += calls.context("strace printed no line with the total")?;
+            }
+            (Wrapper::Time, _, Some(time)) => {
+                let mut timed = Command::new(time);
+                timed.args(["-f", "%c %w %M", "-o"]).arg(table);
+                self.meter.run(timed.arg(command.get_program()).args(command.get_args()))?;
+                let usage = usage(&fs::read_to_string(table)?).context("GNU time printed something else")?;
+                self.usage.switches += usage.switches;
+                self.usage.resident_kb = self.usage.resident_kb.max(usage.resident_kb);
+            }
+            _ => self.took += self.meter.run(&mut command)?,
+        }
+        Ok(())
+    }
 }
 
 impl Meter {
@@ -30,23 +120,22 @@ impl Meter {
         if strace.is_none() {
             println!("strace is not installed, so system calls are not counted (Debian package strace)");
         }
-        Ok(Meter { complaints: scratch.join("stderr"), strace, table: scratch.join("strace") })
+        let (complaints, table) = (scratch.join("stderr"), scratch.join("table"));
+        Ok(Meter { complaints, strace, time: program("time"), table })
     }
 
     /// From the start of the command to its exit code, which is what its user waits for.
-    pub fn wall(&self, contender: &Contender) -> Result<Duration> {
-        let took = self.run(&mut contender.command())?;
-        reap_the_rest()?;
-        Ok(took)
+    pub fn wall(&self, work: &dyn Work) -> Result<Duration> {
+        Ok(self.once(work, Wrapper::Nothing)?.took)
     }
 
     /// User and system time of every process of a run, on average over `runs`.
     ///
     /// The kernel tells it in clock ticks, so many runs are added up before reading.
-    pub fn cpu(&self, contender: &Contender, runs: usize) -> Result<Duration> {
+    pub fn cpu(&self, work: &dyn Work, runs: usize) -> Result<Duration> {
         let before = ticks_of_children()?;
         for _ in 0..runs {
-            self.wall(contender)?;
+            self.wall(work)?;
         }
         let ticks = ticks_of_children()? - before;
         let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
@@ -54,21 +143,44 @@ impl Meter {
     }
 
     /// How many system calls a run takes, over all its processes; the least of three.
-    pub fn syscalls(&self, contender: &Contender) -> Result<Option<u64>> {
-        let Some(strace) = &self.strace else { return Ok(None) };
-        let mut least = None;
-        for _ in 0..3 {
-            let run = contender.command();
-            let mut command = Command::new(strace);
-            command.args(["-f", "-c", "-o"]).arg(&self.table).arg("--");
-            command.arg(run.get_program()).args(run.get_args());
-            self.run(&mut command)?;
-            reap_the_rest()?;
-            let calls = total_calls(&fs::read_to_string(&self.table)?)
-                .context("strace printed no line with the total")?;
-            least = Some(least.map_or(calls, |earlier: u64| earlier.min(calls)));
+    pub fn syscalls(&self, work: &dyn Work) -> Result<Option<u64>> {
+        if self.strace.is_none() {
+            return Ok(None);
         }
-        Ok(least)
+        let mut least = u64::MAX;
+        for _ in 0..3 {
+            least = least.min(self.once(work, Wrapper::Strace)?.calls);
+        }
+        Ok(Some(least))
+    }
+
+    /// Context switches and memory, over all processes of a run; the least of five.
+    pub fn usage(&self, work: &dyn Work) -> Result<Option<Usage>> {
+        if self.time.is_none() {
+            return Ok(None);
+        }
+        let mut least = Usage { switches: u64::MAX, resident_kb: u64::MAX };
+        for _ in 0..5 {
+            let usage = self.once(work, Wrapper::Time)?.usage;
+            least.switches = least.switches.min(usage.switches);
+            least.resident_kb = least.resident_kb.min(usage.resident_kb);
+        }
+        Ok(Some(least))
+    }
+
+    fn once(&self, work: &dyn Work, wrapper: Wrapper) -> Result<Stopwatch<'_>> {
+        let usage = Usage { switches: 0, resident_kb: 0 };
+        let mut stopwatch =
+            Stopwatch { meter: self, wrapper, took: Duration::ZERO, calls: 0, usage, left: None };
+        work.once(&mut stopwatch)?;
+        if work.ends() {
+            reap_the_rest()?;
+        }
+        if let Some(table) = &stopwatch.left {
+            let calls = total_calls(&fs::read_to_string(table)?);
+            stopwatch.calls += calls.context("strace printed no line with the total")?;
+        }
+        Ok(stopwatch)
     }
 
     fn run(&self, command: &mut Command) -> Result<Duration> {
@@ -88,7 +200,7 @@ impl Meter {
 }
 
 /// Waits for every process that a run left to us.
-fn reap_the_rest() -> Result<()> {
+pub fn reap_the_rest() -> Result<()> {
     let start = Instant::now();
     loop {
         match wait(WaitOptions::NOHANG) {
@@ -104,7 +216,7 @@ fn reap_the_rest() -> Result<()> {
 }
 
 /// What all our children that have ended used, and theirs.
-fn ticks_of_children() -> Result<u64> {
+pub fn ticks_of_children() -> Result<u64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     children_ticks_in(&stat).context("/proc/self/stat has a strange form")
 }
@@ -122,9 +234,27 @@ fn total_calls(table: &str) -> Option<u64> {
     line.split_whitespace().nth(3)?.parse().ok()
 }
 
+/// Wanted switches, unwanted ones, and the largest process, as GNU time was asked to print them.
+fn usage(table: &str) -> Option<Usage> {
+    // A line about an exit code may stand before it.
+    let numbers: Option<Vec<u64>> =
+        table.lines().last()?.split_whitespace().map(|word| word.parse().ok()).collect();
+    match numbers?[..] {
+        [unwanted, wanted, resident_kb] => Some(Usage { switches: wanted + unwanted, resident_kb }),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usage_is_read_from_the_last_line_of_gnu_time() {
+        let expected = Usage { switches: 7, resident_kb: 2048 };
+        assert_eq!(usage("Command exited with non-zero status 1\n3 4 2048\n"), Some(expected));
+        assert_eq!(usage("nothing"), None);
+    }
 
     #[test]
     fn the_total_is_read_from_straces_table() {

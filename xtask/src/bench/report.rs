@@ -1,6 +1,6 @@
 //! The figures as a table for people and as JSON for plots.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -45,14 +45,18 @@ struct Row {
 
 /// Milliseconds.
 #[derive(Debug, PartialEq)]
-struct Spread {
-    min: f64,
-    median: f64,
-    p90: f64,
+pub struct Spread {
+    /// The least.
+    pub min: f64,
+    /// The middle.
+    pub median: f64,
+    /// What nine of ten are below.
+    pub p90: f64,
 }
 
 impl Spread {
-    fn of(times: &[Duration]) -> Spread {
+    /// Sorts and counts.
+    pub fn of(times: &[Duration]) -> Spread {
         let mut ms: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
         ms.sort_by(f64::total_cmp);
         let at = |share: f64| {
@@ -61,8 +65,15 @@ impl Spread {
         Spread { min: at(0.0), median: at(0.5), p90: at(0.9) }
     }
 
-    fn json(&self) -> Value {
+    /// With the unit in the names.
+    pub fn json(&self) -> Value {
         json!({ "min_ms": self.min, "median_ms": self.median, "p90_ms": self.p90 })
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} / {:.2} / {:.2}", self.min, self.median, self.p90)
     }
 }
 
@@ -119,15 +130,11 @@ impl Report {
         );
         text.push_str("| | cold | warm | CPU ms | system calls |\n|---|---|---|---|---|\n");
         for row in &self.rows {
-            let spread = |s: &Spread| format!("{:.2} / {:.2} / {:.2}", s.min, s.median, s.p90);
             let calls = row.syscalls.map_or("not counted".to_owned(), |calls| calls.to_string());
             let _ = writeln!(
                 text,
                 "| {} | {} | {} | {:.2} | {calls} |",
-                row.name,
-                spread(&row.cold),
-                spread(&row.warm),
-                row.cpu_ms
+                row.name, row.cold, row.warm, row.cpu_ms
             );
         }
         let Some((tare, peers)) = self.rows.split_first() else { return text };
@@ -190,7 +197,7 @@ fn calls_ratio(tare: &Row, peer: &Row) -> Option<f64> {
 }
 
 /// What a reader has to know to judge the figures.
-fn machine() -> Vec<(&'static str, String)> {
+pub fn machine() -> Vec<(&'static str, String)> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo

@@ -1,5 +1,8 @@
 //! The Debian packages that the tests need.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -14,7 +17,7 @@ struct Package {
     reason: &'static str,
 }
 
-const PACKAGES: [Package; 9] = [
+const PACKAGES: [Package; 28] = [
     Package { name: "busybox-static", program: "busybox", reason: "the small root filesystem of most tests" },
     Package { name: "mmdebstrap", program: "mmdebstrap", reason: "a real Debian root filesystem" },
     Package { name: "util-linux", program: "setsid", reason: "terminals, loop devices, mount namespaces" },
@@ -24,7 +27,45 @@ const PACKAGES: [Package; 9] = [
     Package { name: "zstd", program: "zstd", reason: "importing a .tar.zst" },
     Package { name: "iproute2", program: "ip", reason: "the network of the `host` image, seen from inside" },
     Package { name: "strace", program: "strace", reason: "counting the system calls of a start" },
+    Package { name: "uidmap", program: "newuidmap", reason: "ids of ordinary users" },
+    Package { name: "runc", program: "runc", reason: "the runtime that tare is compared with" },
+    Package { name: "crun", program: "crun", reason: "the other runtime that tare is compared with" },
+    Package {
+        name: "containerd",
+        program: "containerd",
+        reason: "an engine that drives tare as its runtime",
+    },
+    Package { name: "docker.io", program: "dockerd", reason: "an engine that drives tare as its runtime" },
+    Package { name: "podman", program: "podman", reason: "an engine that drives tare as its runtime" },
+    Package { name: "criu", program: "criu", reason: "checkpoints, which runtimes leave to it" },
+    Package {
+        name: "python3-seccomp",
+        program: "python3",
+        reason: "libseccomp's filters, to compare ours with",
+    },
+    Package {
+        name: "qemu-system-x86",
+        program: "qemu-system-x86_64",
+        reason: "guests with cgroup v2 (vm lane)",
+    },
+    Package {
+        name: "qemu-system-common",
+        program: "qemu-system-x86_64",
+        reason: "their file server, virtiofsd",
+    },
+    Package { name: "cpio", program: "cpio", reason: "their initramfs" },
+    Package { name: "kmod", program: "depmod", reason: "their kernel modules" },
+    Package { name: "lz4", program: "lz4", reason: "unpacking their kernel" },
+    Package { name: "xz-utils", program: "xz", reason: "unpacking their kernel and its modules" },
+    Package { name: "e2fsprogs", program: "mkfs.ext4", reason: "their disk, and disks of tests" },
+    Package { name: "systemd", program: "systemd-run", reason: "guests that systemd has booted" },
+    Package { name: "libpam-systemd", program: "loginctl", reason: "login sessions in them" },
+    Package { name: "dbus", program: "dbus-daemon", reason: "systemd's bus" },
+    Package { name: "dbus-user-session", program: "dbus-daemon", reason: "a user's own bus" },
 ];
+
+/// What invoke-rc.d asks before it starts a daemon.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Installs what is missing. Asks the network only if something is.
 pub fn install_missing() -> Result<Outcome> {
@@ -44,9 +85,38 @@ pub fn install_missing() -> Result<Outcome> {
     };
     workspace::run(&mut apt(&["update"])).context("fetching the package lists")?;
     let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    let _quiet = NoDaemons::new()?;
     workspace::run(apt(&["install", "--no-install-recommends"]).args(names))
         .context("installing packages")?;
     Ok(Outcome::Passed)
+}
+
+/// While this lives, installing a package starts no daemon: nobody asked for a dockerd on this machine, and in a
+/// container there is nothing to start it. The file is Debian's way to say so (invoke-rc.d(8)).
+struct NoDaemons {
+    ours: bool,
+}
+
+impl NoDaemons {
+    fn new() -> Result<NoDaemons> {
+        // Images made for Docker have one already.
+        let ours = !Path::new(POLICY).exists();
+        if ours {
+            fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("writing {POLICY}"))?;
+            fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(NoDaemons { ours })
+    }
+}
+
+impl Drop for NoDaemons {
+    fn drop(&mut self) {
+        if self.ours
+            && let Err(error) = fs::remove_file(POLICY)
+        {
+            eprintln!("{POLICY} should go, or no daemon starts when its package is installed: {error}");
+        }
+    }
 }
 
 /// Without root: says what is missing and how to get it.
@@ -64,7 +134,7 @@ pub fn name_missing() -> Result<Outcome> {
 fn list(missing: &[&Package]) {
     println!("missing:");
     for package in missing {
-        println!("    {:<16} {}", package.name, package.reason);
+        println!("    {:<20} {}", package.name, package.reason);
     }
 }
 

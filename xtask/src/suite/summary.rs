@@ -24,21 +24,26 @@ pub struct Summary {
 
 #[derive(Debug)]
 struct Row {
-    name: &'static str,
+    name: String,
     outcome: Outcome,
     took: Duration,
 }
 
 impl Summary {
     /// Runs one step and remembers how it ended; an error is a failure like any other.
-    pub fn step(&mut self, name: &'static str, work: impl FnOnce() -> Result<Outcome>) {
+    pub fn step(&mut self, name: &str, work: impl FnOnce() -> Result<Outcome>) {
         println!("\n=== {name}");
         let start = Instant::now();
         let outcome = work().unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
         if let Outcome::Failed(why) | Outcome::NotRun(why) = &outcome {
             println!("{name}: {why}");
         }
-        self.rows.push(Row { name, outcome, took: start.elapsed() });
+        self.add(name, outcome, start.elapsed());
+    }
+
+    /// Remembers a step that was done elsewhere.
+    pub fn add(&mut self, name: impl Into<String>, outcome: Outcome, took: Duration) {
+        self.rows.push(Row { name: name.into(), outcome, took });
     }
 
     /// Prints the table.
@@ -47,14 +52,14 @@ impl Summary {
     }
 
     fn table(&self) -> String {
-        let mut table = format!("{:<20} {:<8} {:>8}\n", "STEP", "RESULT", "SECONDS");
+        let mut table = format!("{:<26} {:<8} {:>8}\n", "STEP", "RESULT", "SECONDS");
         for row in &self.rows {
             let (result, why) = match &row.outcome {
                 Outcome::Passed => ("ok", ""),
                 Outcome::Failed(why) => ("FAILED", why.lines().next().unwrap_or_default()),
                 Outcome::NotRun(why) => ("NOT RUN", why.lines().next().unwrap_or_default()),
             };
-            let line = format!("{:<20} {result:<8} {:>8.1}  {why}", row.name, row.took.as_secs_f64());
+            let line = format!("{:<26} {result:<8} {:>8.1}  {why}", row.name, row.took.as_secs_f64());
             table.push_str(line.trim_end());
             table.push('\n');
         }
