@@ -5,7 +5,7 @@
 //! spec mounts nothing there, the nodes are made in it without following a link out (CVE-2026-41579,
 //! CVE-2026-47766).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use oci_spec::runtime::{
@@ -268,6 +268,29 @@ pub fn with_defaults(resources: Option<LinuxResources>) -> Result<LinuxResources
     }
     resources.set_devices(Some(rules));
     Ok(resources)
+}
+
+/// Whether this is the null device: a character device with its number, as the number alone is also that of other
+/// things (CVE-2026-88265).
+pub fn is_null(file: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
+    })
+}
+
+/// Opens the null device of the container that we are in, for reading and writing; `None` where it has none, or
+/// something else in its place.
+pub fn open_null() -> Result<Option<OwnedFd>> {
+    // Looked at first: to open what it is not might wait, or do something.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(place) = rustix::fs::open("/dev/null", flags, Mode::empty()) else { return Ok(None) };
+    if !is_null(place.as_fd()) {
+        return Ok(None);
+    }
+    match rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(null) if is_null(null.as_fd()) => Ok(Some(null)),
+        _ => Ok(None),
+    }
 }
 
 /// The host's null device, checked to be one.

@@ -38,7 +38,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
-use tare_cgroup::Entrance;
+use tare_cgroup::{Cgroup, Entrance};
 use tare_sys::channel::Channel;
 use tare_sys::process::{self, Child, Side, namespace};
 use tare_sys::{Error, Kind, Result};
@@ -91,6 +91,8 @@ pub struct Bundle<'a> {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// The container's cgroup, whose folders one without a cgroup namespace is shown on v1.
+    pub cgroup: &'a Cgroup,
 }
 
 /// A container's process that has been executed, or is held before that.

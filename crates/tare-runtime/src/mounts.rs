@@ -359,10 +359,21 @@ fn plain_place(root: &Root, destination: &Path, folder: bool) -> Result<OwnedFd>
 fn put(built: &Detached, target: OwnedFd) -> Result<OwnedFd> {
     match built.attach(target.as_fd()) {
         Ok(()) => Ok(target),
-        Err(err) if err.errno() == Some(Errno::NOTDIR) => {
-            Err(err.with_kind(Kind::Usage).hint("a folder goes on a folder, and a file on a file"))
+        Err(err) => {
+            let stat = rustix::fs::fstat(&target).doing(|| "fstat(place)")?;
+            let on_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            match (is_folder(built)?, on_folder) {
+                (true, false) => {
+                    Err(err.with_kind(Kind::Usage).context("a folder on what is not a directory"))
+                }
+                (false, true) => Err(err.with_kind(Kind::Usage).context("not a directory on a folder")),
+                _ => Err(err),
+            }
+            .map_err(|err| match err.kind() {
+                Kind::Usage => err.hint("a folder goes on a folder, and a file on a file"),
+                _ => err,
+            })
         }
-        Err(err) => Err(err),
     }
 }
 

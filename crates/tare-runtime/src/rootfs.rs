@@ -84,6 +84,10 @@ impl Rootfs {
             Rootfs::Directory(path) => {
                 let what = || format!("use {} as the root file system", path.display());
                 let tree = Detached::clone_path(path, true).doing(what)?;
+                // A copy of a shared mount is shared with it: all that the container mounts would appear on the host.
+                let slave =
+                    Change { propagation: Some(Propagation::Slave), recursive: true, ..Change::default() };
+                tree.change(&slave).doing(what)?;
                 show_through(&tree, idmap).doing(what)?;
                 Ok(tree)
             }

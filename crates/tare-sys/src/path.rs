@@ -158,7 +158,7 @@ impl Root {
         }
     }
 
-    /// Opens the file `path`, making it, empty, and its folders if missing.
+    /// Opens the file `path` (`O_PATH`), making it, empty, and its folders if missing.
     pub fn make_file(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
         if let Some(found) = self.find(path)? {
             return Ok(found);
@@ -170,7 +170,16 @@ impl Root {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&parent, name, flags, mode) {
             Err(Errno::EXIST) => self.open(path, OFlags::PATH, Mode::empty()),
-            result => result.doing(|| format!("openat({}, {name:?}, O_CREAT|O_EXCL)", fd_name(&parent))),
+            Err(errno) => {
+                Err(errno).doing(|| format!("openat({}, {name:?}, O_CREAT|O_EXCL)", fd_name(&parent)))
+            }
+            // Not kept open for writing: the mount could not be made read-only.
+            Ok(made) => {
+                drop(made);
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&parent, name, flags, Mode::empty())
+                    .doing(|| format!("openat({}, {name:?}, O_PATH)", fd_name(&parent)))
+            }
         }
     }
 

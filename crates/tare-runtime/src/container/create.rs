@@ -239,6 +239,7 @@ impl New<'_> {
                 preserve_fds: self.preserve_fds,
                 no_pivot: self.options.no_pivot,
                 no_new_keyring: self.options.no_new_keyring,
+                cgroup,
             }),
         })
     }

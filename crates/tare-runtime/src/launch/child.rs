@@ -16,8 +16,8 @@ use super::identity::{self, Identity};
 use super::message::{self, FromChild, ToChild};
 use super::{Launch, hook_state, outside, view};
 use crate::namespaces::{Entered, Namespaces};
-use crate::scheduling;
 use crate::user::User;
+use crate::{devices, scheduling};
 
 /// What a child is born with.
 pub struct Start<'a> {
@@ -197,9 +197,21 @@ pub fn attach_stdio(
             }
         }
         (None, None) => {
-            own_pipe(rustix::stdio::stdin(), user);
-            own_pipe(rustix::stdio::stdout(), user);
-            own_pipe(rustix::stdio::stderr(), user);
+            let mut null = None;
+            for target in 0..3 {
+                let file = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()][target];
+                if devices::is_null(file) {
+                    // Callers open it once, for reading, and give it for all three.
+                    if null.is_none() {
+                        null = devices::open_null()?;
+                    }
+                    if let Some(null) = &null {
+                        process::dup_onto(null.as_fd(), target as i32)?;
+                    }
+                } else {
+                    own_pipe(file, user);
+                }
+            }
         }
     }
     Ok(())

@@ -89,7 +89,11 @@ impl Command {
                 Kind::CommandNotExecutable,
                 &format!(
                     "exec: {name:?}: {}",
-                    if Path::new(name).is_dir() { "is a directory" } else { "permission denied" }
+                    if Path::new(name).is_dir() {
+                        "is a directory: permission denied"
+                    } else {
+                        "permission denied"
+                    }
                 ),
             )),
             Err(Errno::NOENT | Errno::NOTDIR) => Err(self.refuse(
@@ -129,7 +133,7 @@ impl Command {
             Errno::NOENT | Errno::NOTDIR => self
                 .refuse(Kind::CommandNotFound, &format!("exec: {path:?}: no such file or directory")),
             Errno::ACCESS if Path::new(&*path).is_dir() => {
-                self.refuse(Kind::CommandNotExecutable, &format!("exec: {path:?}: is a directory"))
+                self.refuse(Kind::CommandNotExecutable, &format!("exec: {path:?}: is a directory: permission denied"))
             }
             Errno::ACCESS => self
                 .refuse(Kind::CommandNotExecutable, &format!("exec: {path:?}: permission denied"))

@@ -1,6 +1,7 @@
 //! What the container sees: its own mounts built, all mounts attached, the terminal, the masks, and the step
 //! over to the new root.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use oci_spec::runtime::Mount;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use tare_sys::channel::Channel;
-use tare_sys::mount::{self, Change, Detached, NewFs, attr};
+use tare_sys::mount::{self, Change, Detached, NewFs, Propagation, attr};
 use tare_sys::path::Root;
 use tare_sys::process::{self, namespace};
 use tare_sys::{Context, Error, Kind, Result, tty};
@@ -104,6 +105,7 @@ fn in_own_namespace(start: &Start<'_>, channel: &Channel) -> Result<View> {
         }
     };
     mount::set_propagation_of_all(early)?;
+    let private = early == Propagation::Private;
     let no_pivot = launch.bundle.is_some_and(|bundle| bundle.no_pivot);
     if no_pivot {
         hide_hosts_own()?;
@@ -113,6 +115,10 @@ fn in_own_namespace(start: &Start<'_>, channel: &Channel) -> Result<View> {
     tree.attach(place_of_root(launch)?)?;
     let root = Root::new(OwnedFd::from(tree));
     rustix::process::fchdir(&root).doing(|| "fchdir(root)")?;
+    if private {
+        let change = Change { propagation: Some(early), recursive: true, ..Change::default() };
+        mount::change_attached(&root, &change).doing(|| "set rootfsPropagation")?;
+    }
 
     let mut dev = devices::Dev::OfImage;
     let mut dev_null = None;
@@ -356,22 +362,12 @@ impl Own {
         let folder = folder.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC)?;
         self.cgroups_read_only = !has_namespace || options.attributes() & attr::RDONLY != 0;
         self.cgroup_folder = Some(folder.as_fd().try_clone_to_owned().doing(|| "dup(cgroup folder)")?);
-        self.cgroups = launch
-            .cgroup_mounts
-            .iter()
-            .map(|(name, words)| {
-                let mut fs = NewFs::open("cgroup")?;
-                for word in words {
-                    fs = match word.split_once('=') {
-                        Some((key, value)) => fs.string(key, value)?,
-                        None => fs.flag(word)?,
-                    };
-                }
-                let read_only = if self.cgroups_read_only { attr::RDONLY } else { 0 };
-                let mount = fs.mount(read_only | attr::NOSUID | attr::NODEV | attr::NOEXEC)?;
-                Ok((name.clone(), mount))
-            })
-            .collect::<Result<_>>()?;
+        let attributes =
+            attr::NOSUID | attr::NODEV | attr::NOEXEC | if self.cgroups_read_only { attr::RDONLY } else { 0 };
+        self.cgroups = match launch.bundle.filter(|_| !has_namespace) {
+            Some(bundle) => bind_cgroups(&bundle.cgroup.paths(), attributes)?,
+            None => new_cgroups(launch.cgroup_mounts, attributes)?,
+        };
         Ok(folder)
     }
 
@@ -394,6 +390,35 @@ impl Own {
         }
         Ok(())
     }
+}
+
+/// The hierarchies as the cgroup namespace shows them.
+fn new_cgroups(mounts: &[(String, Vec<String>)], attributes: u64) -> Result<Vec<(String, Detached)>> {
+    let mount = |(name, words): &(String, Vec<String>)| {
+        let mut fs = NewFs::open("cgroup")?;
+        for word in words {
+            fs = match word.split_once('=') {
+                Some((key, value)) => fs.string(key, value)?,
+                None => fs.flag(word)?,
+            };
+        }
+        Ok((name.clone(), fs.mount(attributes)?))
+    };
+    mounts.iter().map(mount).collect()
+}
+
+/// The container's own folders of the host's hierarchies: without a namespace a new mount would show all of it.
+fn bind_cgroups(paths: &BTreeMap<String, String>, attributes: u64) -> Result<Vec<(String, Detached)>> {
+    let bind = |(name, path): (&String, &String)| {
+        let tree = Detached::clone_path(Path::new(path), false)?;
+        tree.change(&Change {
+            set: attributes,
+            propagation: Some(Propagation::Private),
+            ..Change::default()
+        })?;
+        Ok((name.clone(), tree))
+    };
+    paths.iter().filter(|(name, _)| !name.is_empty()).map(bind).collect()
 }
 
 fn explain_new(err: Error, kind: &str) -> Error {
