@@ -286,15 +286,17 @@ fn unexpected(message: &FromChild) -> Error {
     Error::new(Kind::Corrupt, format!("launch: unexpected message {message:?}"))
 }
 
-/// When the child died first, its own words say more than our broken pipe.
+/// When the child died first, its own words say more than our broken pipe. One that lives and waits for us has
+/// said nothing, and is not waited for.
 fn prefer_childs(channel: &Channel, ours: Error) -> Error {
-    loop {
+    while channel.has_word() {
         match message::receive::<FromChild>(channel) {
             Ok(Some((FromChild::Failed(err), _))) => return err,
             Ok(Some(_)) => continue,
             _ => return ours,
         }
     }
+    ours
 }
 
 fn died_early(pidfd: BorrowedFd<'_>) -> Error {

@@ -100,9 +100,9 @@ impl Options {
             "copy-symlink" => self.copy_link = true,
             "src-nofollow" => self.source_nofollow = true,
             "dest-nofollow" => self.destination_nofollow = true,
-            // "defaults" says itself that it changes nothing, and this way of mounting never prints anything that
-            // "silent" could keep quiet.
-            "defaults" | "" | "silent" | "loud" => {}
+            // "defaults" says itself that it changes nothing; this way of mounting never prints anything that
+            // "silent" could keep quiet; and access lists are a matter of the kernel's build, not of a mount.
+            "defaults" | "" | "silent" | "loud" | "acl" | "noacl" => {}
             other => match other.split_once('=') {
                 Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((other.to_owned(), None)),

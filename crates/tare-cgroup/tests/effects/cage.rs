@@ -141,7 +141,7 @@ impl Drop for Running {
 
 /// Waits for `condition`, at most 10 s, or 3 minutes in the test VM, which is 15 to 30 times slower.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let patience = if std::env::var_os("VMLANE").is_some() { 180 } else { 10 };
+    let patience = if std::env::var_os("TARE_TEST_SLOWNESS").is_some() { 180 } else { 10 };
     let deadline = Instant::now() + Duration::from_secs(patience);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
