@@ -148,6 +148,9 @@ fn a_file_describes_the_process() {
         let out = bundle.oci(["exec", flag]).arg(&file).arg(bundle.id()).run();
         assert_eq!(out.fails(5).stdout(), "1000\n/tmp\nb");
     }
+    // A pipe can be read only once.
+    let out = bundle.oci(["exec", "-p", "/dev/stdin", bundle.id()]).stdin(process.to_string()).run();
+    assert_eq!(out.fails(5).stdout(), "1000\n/tmp\nb");
     for text in
         ["", "{", "[]", "{\"args\":[],\"cwd\":\"/\"}", "{\"args\":[\"true\"],\"cwd\":\"x\",\"user\":{}}"]
     {

@@ -71,7 +71,10 @@ fn in_private_mounts() -> Result<ExitCode> {
     let mut hide = "exec \"$0\" \"$@\"".to_owned();
     if contender::peers_need_plain_v1() {
         println!("crun refuses a hybrid cgroup tree, so everything is measured with its v2 half hidden");
-        hide.insert_str(0, "umount -l /sys/fs/cgroup/unified && ");
+        // crun goes on to make folders there, which would stay in the tree below for ever.
+        let empty =
+            "umount -l /sys/fs/cgroup/unified && mount -t tmpfs tare-bench /sys/fs/cgroup/unified && ";
+        hide.insert_str(0, empty);
     }
     let status = Command::new("unshare")
         .env(PRIVATE, "1")

@@ -161,8 +161,9 @@ impl Runtime {
     /// Errors: [`Kind::Conflict`] where it has been started before; those of its hooks, of which a failed one
     /// kills it.
     pub fn start(&self, id: &str) -> Result<()> {
+        let _lock = Folder::open(&self.root, id)?.lock()?;
+        // Read now, not before: a `create` that was at work has written it meanwhile.
         let container = self.container(id)?;
-        let _lock = container.folder.lock()?;
         let record = container.record()?;
         let pidfd = match (container.status()?, record.pidfd()) {
             (Status::Created, Some(pidfd)) => pidfd,

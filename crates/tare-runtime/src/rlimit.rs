@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-use tare_sys::{Context, Result};
+use tare_sys::{Context, Error, Kind, Result};
 
 fn resource(kind: PosixRlimitType) -> Option<Resource> {
     use PosixRlimitType as T;
@@ -30,7 +30,10 @@ fn resource(kind: PosixRlimitType) -> Option<Resource> {
 /// raised as far as it goes and the answer says so: an engine that refuses to start helps nobody.
 pub fn apply(child: Pid, limits: &[PosixRlimit]) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
-    for limit in limits {
+    for (at, limit) in limits.iter().enumerate() {
+        if limits[..at].iter().any(|earlier| earlier.typ() == limit.typ()) {
+            return Err(Error::new(Kind::Usage, format!("the rlimit {} is listed twice", limit.typ())));
+        }
         let Some(kind) = resource(limit.typ()) else { continue };
         let bound = |value: u64| (value != u64::MAX).then_some(value);
         let wanted = Rlimit { current: bound(limit.soft()), maximum: bound(limit.hard()) };

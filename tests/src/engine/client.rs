@@ -17,6 +17,7 @@ pub struct Client {
     program: PathBuf,
     words: Vec<String>,
     env: Vec<(&'static str, String)>,
+    folder: Option<PathBuf>,
     /// What every container gets: the cgroup by which leftovers are known, no network.
     every: Vec<String>,
     removal: &'static [&'static str],
@@ -31,6 +32,7 @@ impl Client {
             program,
             words,
             env,
+            folder: None,
             every: Vec::new(),
             removal: &["rm", "-f", "-v"],
             init: &["--init"],
@@ -41,6 +43,12 @@ impl Client {
     /// Flags for every `run` and `create`.
     pub fn with_flags(mut self, flags: Vec<String>) -> Client {
         self.every = flags;
+        self
+    }
+
+    /// The folder that it is called from.
+    pub fn called_from(mut self, folder: &Path) -> Client {
+        self.folder = Some(folder.to_owned());
         self
     }
 
@@ -71,6 +79,9 @@ impl Client {
         }
         for (name, value) in &self.env {
             command.env(name, value);
+        }
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
         }
         Tare::of(command)
     }

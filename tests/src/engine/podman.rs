@@ -53,6 +53,8 @@ impl Podman {
         }
         let client = Client::new(program("podman").expect("podman is installed"), words, env)
             .with_flags(vec!["--network=none".into(), format!("--cgroup-parent=/{}", scratch.name())])
+            // conmon writes a file `oom` to where it was called from.
+            .called_from(scratch.path())
             .with_removal(&["rm", "-f", "-v", "-t", "0"])
             .with_init(&["--init", "--init-path", "/usr/bin/docker-init"]);
         let file = scratch.path().join("busybox.tar");

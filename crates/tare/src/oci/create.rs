@@ -111,9 +111,15 @@ fn options(call: &Call) -> Result<CreateOptions> {
         Some(bundle) => bundle,
         None => std::env::current_dir().doing(|| "getcwd()")?,
     };
+    let config = call.path("config")?;
+    if let Some(file) = config.as_ref().filter(|file| file.exists() && !file.is_file()) {
+        // It is read again when the binary has executed itself again.
+        let what = format!("--config {}: it is no regular file", file.display());
+        return Err(Error::new(Kind::Usage, what).hint("write it to a file first"));
+    }
     Ok(CreateOptions {
         bundle,
-        config: call.path("config")?,
+        config,
         console_socket: call.path("console-socket")?,
         pid_file: call.path("pid-file")?,
         pidfd_socket: call.path("pidfd-socket")?,

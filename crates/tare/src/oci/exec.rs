@@ -1,9 +1,11 @@
 //! `exec`: one more process in a container, described by options, by a file, or by both.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, Process};
 use tare_runtime::container::{Container, ExecOptions};
+use tare_runtime::exe;
 use tare_sys::{Context, Error, Kind, Result};
 
 use super::create::{CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS};
@@ -69,6 +71,10 @@ pub fn exec(call: &Call) -> Result<u8> {
 fn process(given: &Given, container: &Container) -> Result<Process> {
     let mut process = match given.text("process") {
         Some(file) => {
+            // What can be read only once has to wait until we have executed ourselves again.
+            if !Path::new(file).is_file() {
+                exe::protect(&container.spec()?)?;
+            }
             let bytes = std::fs::read(file).doing(|| format!("read the process from {file}"))?;
             serde_json::from_slice(&bytes)
                 .map_err(|err| Error::new(Kind::Corrupt, format!("read the process from {file}: {err}")))?
