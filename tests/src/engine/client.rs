@@ -88,7 +88,10 @@ impl Client {
 
     /// `run --rm FLAGS busybox WORDS`, not yet started.
     pub fn run(&self, flags: &[&str], words: &[&str]) -> Tare {
-        self.call(["run", "--rm"]).args(&self.every).args(flags).arg("busybox").args(words)
+        // A container has one network: that of the flags, if they name one.
+        let named = flags.contains(&"--network");
+        let every = self.every.iter().filter(|flag| !(named && flag.starts_with("--network")));
+        self.call(["run", "--rm"]).args(every).args(flags).arg("busybox").args(words)
     }
 
     /// `run FLAGS busybox WORDS`, not yet started: the container stays.
