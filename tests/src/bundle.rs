@@ -41,7 +41,7 @@ impl Bundle {
         let folder = tempfile::Builder::new().prefix("tare-oci-").tempdir_in("/var/tmp").expect("a folder");
         let id = format!("oci-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let bundle = Bundle { folder, id };
-        for name in ["bundle/rootfs", "work"] {
+        for name in ["bundle/rootfs", "files"] {
             fs::create_dir_all(bundle.folder.path().join(name)).expect("a folder in the folder");
         }
         crate::busybox::tree(&bundle.rootfs()).expect("a busybox root");
@@ -81,7 +81,7 @@ impl Bundle {
 
     /// A path for a file of the test's own.
     pub fn work(&self, name: &str) -> PathBuf {
-        self.folder.path().join("work").join(name)
+        self.folder.path().join("files").join(name)
     }
 
     /// The container's id.

@@ -110,7 +110,7 @@ fn options_stand_before_and_after_the_id() {
         &["run", id, "--bundle", path, "--pid-file", pid],
         &["run", "-b", path, id, "--pid-file", pid],
         &["run", "-bundle", path, "-pid-file", pid, id],
-        &["run", "-bundle=./../bundle", "--pid-file=../work/pid", id],
+        &["run", "-bundle=./../bundle", "--pid-file=../files/pid", id],
     ];
     for words in table {
         bundle.oci(words).in_folder(&bundle.path()).run().fails(7);

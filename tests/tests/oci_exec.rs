@@ -237,7 +237,7 @@ fn a_console_socket_gets_the_terminal() {
 fn files_are_passed_on_as_asked() {
     let bundle = running();
     fs::write(bundle.work("three"), "three\n").expect("a file");
-    let script = "exec 3<../work/three 4</etc/passwd; exec \"$@\"";
+    let script = "exec 3<../files/three 4</etc/passwd; exec \"$@\"";
     let inside = "cat <&3; [ -e /proc/self/fd/4 ] || echo no four";
     let words = ["exec", "--preserve-fds", "1", bundle.id(), "sh", "-c", inside];
     bundle.by_shell(script, words).run().prints("three\nno four");
@@ -246,7 +246,7 @@ fn files_are_passed_on_as_asked() {
         return;
     }
     let words = ["exec", "--preserve-fds", "2", bundle.id(), "true"];
-    let out = bundle.by_shell("exec 3<../work/three; exec \"$@\"", words).run();
+    let out = bundle.by_shell("exec 3<../files/three; exec \"$@\"", words).run();
     assert_ne!(out.code(), 0, "{out:#?}");
 }
 

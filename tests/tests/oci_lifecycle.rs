@@ -13,7 +13,7 @@ use tare_tests::{Bundle, Receiver, Tare, Terminal, eventually};
 #[test]
 fn created_started_killed_deleted() {
     let bundle = Bundle::sh("echo started; exec sleep 600");
-    bundle.created(&["--pid-file", "../work/pid"]);
+    bundle.created(&["--pid-file", "../files/pid"]);
     let state = bundle.state();
     assert_eq!(state["status"], "created");
     let pid = state["pid"].as_i64().expect("a pid");
@@ -330,21 +330,21 @@ fn files_are_passed_on_as_asked() {
         Bundle::sh("cat <&3; [ -e /proc/self/fd/4 ] && cat <&4; [ -e /proc/self/fd/5 ] || echo no five");
     fs::write(bundle.work("three"), "three\n").expect("a file");
     fs::write(bundle.work("four"), "four\n").expect("a file");
-    let script = "exec 3<../work/three 4<../work/four 5</etc/passwd; exec \"$@\"";
+    let script = "exec 3<../files/three 4<../files/four 5</etc/passwd; exec \"$@\"";
     let run =
         |flags: &[&str], script: &str| bundle.by_shell(script, ["run"]).args(flags).arg(bundle.id()).run();
     run(&["--preserve-fds", "2"], script).prints("three\nfour\nno five");
     run(&["--preserve-fds=1"], script).prints("three\nno five");
     // systemd's way, and both together.
     let listen =
-        "exec 3<../work/three 4<../work/four 5</etc/passwd; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
+        "exec 3<../files/three 4<../files/four 5</etc/passwd; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
     run(&[], listen).prints("three\nno five");
     run(&["--preserve-fds", "1"], listen).prints("three\nfour\nno five");
     if !is_ours() {
         // runc hands out files of its own.
         return;
     }
-    let out = run(&["--preserve-fds", "3"], "exec 3<../work/three 4<../work/four; exec \"$@\"");
+    let out = run(&["--preserve-fds", "3"], "exec 3<../files/three 4<../files/four; exec \"$@\"");
     assert_ne!(out.code(), 0, "{out:#?}");
     assert!(!bundle.exists());
 }
