@@ -233,6 +233,20 @@ fn cve_2023_25809_without_a_cgroup_namespace_the_hosts_cgroups_are_read_only() {
             .expect("namespaces")
             .retain(|namespace| namespace["type"] != "cgroup");
     });
+    let hosts_mounts = || {
+        let all = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        all.lines().filter_map(|line| Some(line.split_once(" - cgroup")?.1.to_owned())).collect::<Vec<_>>()
+    };
+    let before = hosts_mounts();
+    let out = bundle.oci(["run", bundle.id()]).run();
+    assert_eq!(out.stdout(), "", "{out:#?}");
+    assert_eq!(hosts_mounts(), before, "the options of the host's own mount are as they were");
+
+    // The host's by path is the host's.
+    bundle.config(|config| {
+        let list = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        list.push(json!({ "type": "cgroup", "path": "/proc/self/ns/cgroup" }));
+    });
     let out = bundle.oci(["run", bundle.id()]).run();
     assert_eq!(out.stdout(), "", "{out:#?}");
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use tare_sys::process::{self, namespace};
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -67,7 +68,11 @@ impl Namespaces {
             seen |= flag;
             match namespace.path() {
                 Some(path) if path != Path::new("") => {
-                    namespaces.join.push(Joined { flag, fd: open_namespace(path)? })
+                    let fd = open_namespace(path)?;
+                    // Ours by path is ours all the same: shared, and none of the container's own.
+                    if !is_ours(&fd, namespace.typ())? {
+                        namespaces.join.push(Joined { flag, fd });
+                    }
                 }
                 _ if flag == namespace::CGROUP => namespaces.make_cgroup = true,
                 _ if flag == namespace::TIME => namespaces.make_time = true,
@@ -157,6 +162,28 @@ impl Entered {
     pub fn leave(&self) -> Result<()> {
         self.back.iter().rev().try_for_each(|(flag, fd)| process::enter(fd.as_fd(), *flag))
     }
+}
+
+/// Whether this is the namespace that we live in.
+fn is_ours(fd: &OwnedFd, kind: LinuxNamespaceType) -> Result<bool> {
+    let name = match kind {
+        LinuxNamespaceType::Mount => "mnt",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::Time => "time",
+    };
+    let path = format!("/proc/self/ns/{name}");
+    let stat = rustix::fs::fstat(fd).doing(|| "fstat(namespace)")?;
+    // A kernel without this kind has none to be ours.
+    let ours = match rustix::fs::stat(&path) {
+        Err(Errno::NOENT) => return Ok(false),
+        result => result.doing(|| format!("stat({path})"))?,
+    };
+    Ok((stat.st_dev, stat.st_ino) == (ours.st_dev, ours.st_ino))
 }
 
 fn open_namespace(path: &Path) -> Result<OwnedFd> {

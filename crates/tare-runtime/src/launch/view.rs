@@ -339,23 +339,12 @@ impl Own {
         has_namespace: bool,
     ) -> Result<Detached> {
         if launch.cgroup_mounts.is_empty() {
-            // Without a namespace the whole host's tree would be there to be written to (CVE-2023-25809).
-            let fs = NewFs::open("cgroup2")
-                .and_then(|fs| fs.mount(options.attributes() | if has_namespace { 0 } else { attr::RDONLY }));
-            return match fs {
-                // A user namespace may not, where the cgroup namespace is not its own: the host's, to look at.
-                Err(err) if matches!(err.errno(), Some(Errno::PERM | Errno::BUSY)) => {
-                    let tree = Detached::clone_path(Path::new("/sys/fs/cgroup"), true)?;
-                    let change = Change {
-                        set: attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,
-                        recursive: true,
-                        ..Change::default()
-                    };
-                    tree.change(&change)?;
-                    Ok(tree)
-                }
-                result => result.doing(|| format!("mount cgroup on {}", mount.destination().display())),
-            };
+            return match own_cgroup_tree(options, has_namespace) {
+                // A user namespace may not, where the cgroup namespace is not its own.
+                Err(err) if matches!(err.errno(), Some(Errno::PERM | Errno::BUSY)) => hosts_cgroup_tree(),
+                result => result,
+            }
+            .doing(|| format!("mount cgroup on {}", mount.destination().display()));
         }
         // On v1 there is one hierarchy a controller, gathered in a small folder (cgroups(7)).
         let folder = NewFs::open("tmpfs")?.string("mode", "755")?.string("size", "64k")?;
@@ -390,6 +379,21 @@ impl Own {
         }
         Ok(())
     }
+}
+
+/// The unified tree as the container's cgroup namespace shows it. Without a namespace it is the host's: a new mount
+/// would be writable (CVE-2023-25809), and made from the first cgroup namespace it would set the options of the
+/// host's mount anew, such as `nsdelegate` (`apply_cgroup_root_flags` in kernel/cgroup/cgroup.c).
+fn own_cgroup_tree(options: &Options, has_namespace: bool) -> Result<Detached> {
+    if has_namespace { NewFs::open("cgroup2")?.mount(options.attributes()) } else { hosts_cgroup_tree() }
+}
+
+/// The host's tree, to look at.
+fn hosts_cgroup_tree() -> Result<Detached> {
+    let tree = Detached::clone_path(Path::new("/sys/fs/cgroup"), true)?;
+    let attributes = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    tree.change(&Change { set: attributes, recursive: true, ..Change::default() })?;
+    Ok(tree)
 }
 
 /// The hierarchies as the cgroup namespace shows them.
