@@ -62,7 +62,7 @@ fn prepare(
 ) -> tare_sys::Result<Cgroup> {
     let notes: HashMap<String, String> =
         notes.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-    let path = format!("taretest-a.slice:tt:{id}");
+    let path = format!("taretest{id}-a.slice:tt:{id}");
     Cgroup::create_for(on, &driver(), id, Some(&path), resources, &notes, !is_root())
 }
 
@@ -119,6 +119,9 @@ impl Drop for Unit {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // systemd made the slices for the scope, and keeps them.
+        let id = self.name.trim_start_matches("tt-").trim_end_matches(".scope");
+        systemctl(&["stop", &format!("taretest{id}.slice")]);
     }
 }
 
@@ -139,12 +142,15 @@ fn limits_are_the_units_and_survive_a_reload() {
     let unit = start(&on, "limits", &limited(48 << 20, 20, 50_000), &notes, "sleep 1000; :");
     let location = unit.cgroup.location();
     assert_eq!(location.unit.as_deref(), Some("tt-limits.scope"));
-    assert!(location.path.ends_with("/taretest.slice/taretest-a.slice/tt-limits.scope"), "{location:?}");
+    assert!(
+        location.path.ends_with("/taretestlimits.slice/taretestlimits-a.slice/tt-limits.scope"),
+        "{location:?}"
+    );
     assert_eq!(property(&unit.name, "ControlGroup"), location.path);
     for (name, value) in [
         ("ActiveState", "active"),
         ("Delegate", "yes"),
-        ("Slice", "taretest-a.slice"),
+        ("Slice", "taretestlimits-a.slice"),
         ("TasksMax", "20"),
         ("CPUQuotaPerSecUSec", "500ms"),
         ("TimeoutStopUSec", "7s"),
