@@ -1,48 +1,42 @@
-//! Hooks: programs of the host's that a bundle has run at points of a container's life.
+//! Hooks: programs that a spec has run at points of a container's life (runtime-spec, config.md, "POSIX-platform
+//! Hooks"). Run here in whichever namespaces the caller is in; which hook belongs where is the caller's to know.
 //!
-//! A hook gets the arguments and the environment that the bundle gives it and nothing else, least of all the
-//! image's (CVE-2025-23266); the container's state on stdin; and none of our files. What it says on stderr is kept
-//! for the error, up to a limit, and its stdout goes nowhere. One that outlives its timeout is killed with
-//! everything that it started.
-//!
-//! Source: runtime-spec, config.md "POSIX-platform Hooks", runtime.md "Lifecycle".
+//! A hook gets exactly the arguments and variables that the spec gives it, and none of ours or of the image's
+//! (CVE-2025-23266), the container's state on stdin, and no other file. What it writes is read and, but for the end
+//! of it in the error of one that fails, forgotten.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Hook;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
-use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Serialize;
-use tare_sys::process::{self, Child, Ended, Side};
-use tare_sys::{Context, Error, Kind, Result, signal};
+use tare_sys::process::{self, Child, Ended};
+use tare_sys::spawn::{Program, spawn};
+use tare_sys::{Context, Error, Kind, Result};
 
-/// How much of a hook's last words are kept, bytes.
-const LAST_WORDS: usize = 4096;
-
-/// What a hook is told: the state of the container (runtime-spec, runtime.md "State").
+/// The container as a hook, or a seccomp agent, is told of it (runtime-spec, runtime.md, "State").
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HookState<'a> {
-    /// The version of the specification.
+    /// The version of the specification that this follows.
     pub oci_version: &'a str,
     /// The container's id.
     pub id: &'a str,
     /// `creating`, `created`, `running` or `stopped`.
     pub status: &'a str,
-    /// Its first process.
+    /// Its process, as numbered where the reader is; 0 when it has ended, and then not written.
     #[serde(skip_serializing_if = "is_zero")]
     pub pid: i32,
-    /// Its bundle's folder.
+    /// The bundle's folder, absolute.
     pub bundle: &'a Path,
-    /// Its annotations.
+    /// Those of the spec.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub annotations: Option<&'a HashMap<String, String>>,
 }
@@ -51,201 +45,183 @@ fn is_zero(pid: &i32) -> bool {
     *pid == 0
 }
 
-/// Runs hooks one after the other, in the folder `cwd`.
-///
-/// Errors: [`Kind::Usage`] for a hook without sense; else the first one that could not be executed, did not end in
-/// time, or ended with another status than 0, and what it said about that.
-pub fn run(kind: &str, hooks: &[Hook], state: &HookState<'_>, cwd: &Path) -> Result<()> {
+/// Runs the hooks of one kind (`createRuntime`, …) in their order, each in `folder`, until one fails: it could
+/// not be run, its time was up, or it did not answer 0. A hook that is out of time is killed with its process
+/// group; what a hook that ended leaves running goes on.
+pub fn run(kind: &str, hooks: &[Hook], state: &HookState<'_>, folder: &Path) -> Result<()> {
     if hooks.is_empty() {
         return Ok(());
     }
     let state = serde_json::to_vec(state)
-        .map_err(|err| Error::new(Kind::Corrupt, format!("the state for {kind} hooks: {err}")))?;
+        .map_err(|err| Error::new(Kind::Usage, format!("{kind} hooks: write the state as JSON: {err}")))?;
     for (index, hook) in hooks.iter().enumerate() {
-        run_one(hook, &state, cwd)
-            .doing(|| format!("error running {kind} hook #{index}: {}", hook.path().display()))?;
+        run_one(hook, &state, folder)
+            .map_err(|err| err.context(format!("{kind} hook {index} ({})", hook.path().display())))?;
     }
     Ok(())
 }
 
-fn run_one(hook: &Hook, state: &[u8], cwd: &Path) -> Result<()> {
+fn run_one(hook: &Hook, state: &[u8], folder: &Path) -> Result<()> {
+    let refuse = |why: &str| Err(Error::new(Kind::Usage, why));
     if !hook.path().is_absolute() {
-        return Err(Error::new(Kind::Usage, "its path is not absolute"));
+        return refuse("its path has to be absolute");
     }
-    let deadline = match hook.timeout() {
-        Some(seconds @ 1..) => Some(Instant::now() + Duration::from_secs(seconds.unsigned_abs())),
-        Some(other) => {
-            return Err(Error::new(Kind::Usage, format!("its timeout is {other}"))
-                .hint("a timeout is a number of seconds above zero"));
-        }
+    let limit = match hook.timeout() {
         None => None,
+        Some(seconds @ 1..) => Some(Duration::from_secs(seconds.unsigned_abs())),
+        Some(_) => return refuse("its timeout has to be above 0"),
     };
-    // A socket, not a pipe, so that a hook which does not read its stdin gives an error and no SIGPIPE.
-    let (ours, stdin) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .doing(|| "socketpair(AF_UNIX)")?;
-    let (words, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).doing(|| "pipe2()")?;
-    // Only our end must not block.
-    rustix::fs::fcntl_setfl(&stderr, OFlags::empty()).doing(|| "fcntl(F_SETFL)")?;
-    match process::clone(0, None)? {
-        Side::Child => {
-            let failed = execute(hook, cwd, &stdin, &stderr).err();
-            if let Some(err) = failed {
-                let _ = rustix::io::write(&stderr, err.to_string().as_bytes());
-            }
-            process::exit_now(127)
+    let path = c_string(hook.path().as_os_str().as_bytes())?;
+    let folder = c_string(folder.as_os_str().as_bytes())?;
+    let args = match hook.args().as_deref() {
+        Some(args @ [_, ..]) => c_strings(args)?,
+        _ => vec![path.clone()],
+    };
+    let env = c_strings(hook.env().as_deref().unwrap_or_default())?;
+    let stdin = file_of(state)?;
+    let (mut out, out_end) = Tail::new()?;
+    let (mut err, err_end) = Tail::new()?;
+    let stdio = [stdin.as_fd(), out_end.as_fd(), err_end.as_fd()];
+    // Later than the clock can say is never.
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let child = spawn(&Program { path: &path, args: &args, env: &env, folder: &folder, stdio })?;
+    drop((stdin, out_end, err_end));
+    let result = attend(&child, deadline, &mut [&mut out, &mut err]);
+    let why = match result {
+        Ok(Some(Ended::Exited(0))) => return Ok(()),
+        Ok(Some(Ended::Exited(status))) => format!("exit status {status}"),
+        Ok(Some(Ended::Killed(signal))) => format!("killed by {}", tare_sys::signal::name(signal)),
+        Ok(None) => {
+            stop(&child);
+            format!("not done after its {} s, and killed", limit.unwrap_or_default().as_secs())
         }
-        Side::Parent(child) => {
-            drop((stdin, stderr));
-            follow(&child, ours, &words, state, deadline)
+        Err(err) => {
+            stop(&child);
+            return Err(err);
         }
-    }
+    };
+    let said = [err.text(), out.text()].into_iter().find(|text| !text.is_empty());
+    Err(Error::new(
+        Kind::Kernel,
+        match said {
+            Some(said) => format!("{why}; it said: {said}"),
+            None => why,
+        },
+    ))
 }
 
-/// The child's part; comes back only with a failure.
-fn execute(hook: &Hook, cwd: &Path, stdin: &OwnedFd, stderr: &OwnedFd) -> Result<()> {
-    // A session of its own, so that all that it starts can be killed with it.
-    rustix::process::setsid().doing(|| "setsid()")?;
-    let nul = |_| Error::new(Kind::Usage, "a word with a NUL byte in it");
-    let path = CString::new(hook.path().as_os_str().as_bytes()).map_err(nul)?;
-    let strings = |list: &Option<Vec<String>>| {
-        list.iter().flatten().map(|word| CString::new(word.as_str()).map_err(nul)).collect::<Result<Vec<_>>>()
-    };
-    let mut args = strings(hook.args())?;
-    if args.is_empty() {
-        args.push(path.clone());
-    }
-    let env = strings(hook.env())?;
-    rustix::process::chdir(cwd).doing(|| format!("chdir({cwd:?})"))?;
-    let null = rustix::fs::open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-    process::dup_onto(stdin.as_fd(), 0)?;
-    // A container may lack the null device; then its stdout is where its errors go.
-    process::dup_onto(null.as_ref().unwrap_or(stderr).as_fd(), 1)?;
-    process::dup_onto(stderr.as_fd(), 2)?;
-    process::close_on_exec_from(3)?;
-    signal::reset(u64::MAX);
-    signal::unblock_all()?;
-    Err(Error::syscall(format!("exec {}", hook.path().display()), process::exec(&path, &args, &env)))
-}
-
-/// Tells it the state, listens to it, and waits for its end.
-fn follow(
-    child: &Child,
-    stdin: OwnedFd,
-    words: &OwnedFd,
-    state: &[u8],
-    deadline: Option<Instant>,
-) -> Result<()> {
-    let mut said = VecDeque::new();
-    let mut stdin = Some(stdin);
-    let mut left = state;
-    let mut hears = true;
+/// Reads what the hook says until it ends; `None`: its time is up.
+fn attend(child: &Child, deadline: Option<Instant>, tails: &mut [&mut Tail; 2]) -> Result<Option<Ended>> {
     loop {
-        let mut ready = vec![PollFd::new(&child.pidfd, PollFlags::IN)];
-        if hears {
-            ready.push(PollFd::new(words, PollFlags::IN));
-        }
-        if let Some(stdin) = &stdin {
-            ready.push(PollFd::new(stdin, PollFlags::OUT));
-        }
-        let Some(timeout) = remaining(deadline) else {
-            kill_session(child)?;
-            return Err(Error::new(
-                Kind::Exhausted,
-                format!("it did not end in time and was killed{}", tail(&said)),
-            )
-            .hint("give the hook a longer timeout, or find out what it waits for"));
+        let left = match deadline.map(|deadline| deadline.checked_duration_since(Instant::now())) {
+            None => None,
+            Some(None) => return Ok(None),
+            // Longer than the kernel can count is for ever.
+            Some(Some(left)) => Timespec::try_from(left).ok(),
         };
-        match poll(&mut ready, timeout.as_ref()) {
-            Ok(0) | Err(Errno::INTR) => continue,
-            Ok(_) => {}
+        let mut fds = vec![PollFd::new(&child.pidfd, PollFlags::IN)];
+        fds.extend(
+            tails.iter().filter_map(|tail| tail.pipe.as_ref()).map(|fd| PollFd::new(fd, PollFlags::IN)),
+        );
+        match rustix::event::poll(&mut fds, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).doing(|| "poll(hook)"),
         }
-        let ended = !ready[0].revents().is_empty();
-        drop(ready);
-        if let Some(socket) = &stdin
-            && tell(socket.as_fd(), &mut left)?
-        {
-            stdin = None;
+        let ended = !fds[0].revents().is_empty();
+        drop(fds);
+        for tail in tails.iter_mut() {
+            tail.read()?;
         }
-        hears = hears && listen(words, &mut said);
         if ended {
-            while hears && has_words(words) {
-                hears = listen(words, &mut said);
-            }
-            // What its own children still hold open is not waited for.
-            return match process::wait(child.pidfd.as_fd())? {
-                Ended::Exited(0) => Ok(()),
-                Ended::Exited(status) => {
-                    Err(Error::new(Kind::Kernel, format!("exit status {status}{}", tail(&said))))
+            return process::wait(child.pidfd.as_fd()).map(Some);
+        }
+    }
+}
+
+/// Kills the hook and what it started, and reaps it.
+fn stop(child: &Child) {
+    const SIGKILL: i32 = 9;
+    // It has not been reaped yet, so nobody else can have got its number.
+    let _ = process::kill(-child.pid.as_raw_nonzero().get(), SIGKILL);
+    // In case it has left its group.
+    let _ = process::signal(child.pidfd.as_fd(), SIGKILL);
+    let _ = process::wait(child.pidfd.as_fd());
+}
+
+/// The end of what is written into a pipe, however much that is.
+struct Tail {
+    pipe: Option<OwnedFd>,
+    bytes: Vec<u8>,
+}
+
+/// What an error shows of it.
+const SHOWN: usize = 4096;
+
+impl Tail {
+    /// Answers the end to write into, too.
+    fn new() -> Result<(Tail, OwnedFd)> {
+        let (read, write) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "pipe2(O_CLOEXEC)")?;
+        // Only ours: a program may not expect its own end to be so.
+        rustix::io::ioctl_fionbio(&read, true).doing(|| "ioctl(FIONBIO)")?;
+        Ok((Tail { pipe: Some(read), bytes: Vec::new() }, write))
+    }
+
+    /// Takes what is there now. At most a pipe's worth, so that nobody who writes on and on can hold us here.
+    fn read(&mut self) -> Result<()> {
+        let mut buffer = [0; 16 * 1024];
+        for _ in 0..4 {
+            let Some(pipe) = &self.pipe else { return Ok(()) };
+            match rustix::io::read(pipe, &mut buffer[..]) {
+                Ok(0) => self.pipe = None,
+                Ok(length) => {
+                    self.bytes.extend(&buffer[..length]);
+                    self.bytes.drain(..self.bytes.len().saturating_sub(SHOWN));
                 }
-                Ended::Killed(number) => Err(Error::new(
-                    Kind::Kernel,
-                    format!("killed by {}{}", signal::name(number), tail(&said)),
-                )),
-            };
-        }
-    }
-}
-
-/// `None`: too late. `Some(None)`: for ever.
-#[expect(clippy::option_option, reason = "the inner one is poll's own")]
-fn remaining(deadline: Option<Instant>) -> Option<Option<Timespec>> {
-    let Some(deadline) = deadline else { return Some(None) };
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return None;
-    }
-    Some(Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }))
-}
-
-/// Sends what fits; `true` when all is sent, or nobody reads it.
-fn tell(socket: BorrowedFd<'_>, left: &mut &[u8]) -> Result<bool> {
-    match rustix::net::send(socket, left, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-        Ok(sent) => *left = &left[sent..],
-        Err(Errno::AGAIN | Errno::INTR) => {}
-        Err(Errno::PIPE | Errno::CONNRESET) => return Ok(true),
-        Err(errno) => return Err(errno).doing(|| "send(state)"),
-    }
-    Ok(left.is_empty())
-}
-
-/// Reads what there is; `false` at the end.
-fn listen(words: &OwnedFd, said: &mut VecDeque<u8>) -> bool {
-    let mut piece = [0u8; 4096];
-    loop {
-        match rustix::io::read(words, &mut piece[..]) {
-            Ok(0) => return false,
-            Ok(length) => {
-                said.extend(&piece[..length]);
-                said.drain(..said.len().saturating_sub(LAST_WORDS));
-                // One piece a turn: who floods us must not keep us from its deadline.
-                return true;
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).doing(|| "read(output of the hook)"),
             }
-            Err(Errno::INTR) => continue,
-            Err(_) => return true,
         }
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).trim().to_owned()
     }
 }
 
-fn has_words(words: &OwnedFd) -> bool {
-    let mut ready = [PollFd::new(words, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut ready, Some(&now)).is_ok_and(|count| count > 0)
-}
-
-fn tail(said: &VecDeque<u8>) -> String {
-    let bytes: Vec<u8> = said.iter().copied().collect();
-    let text = String::from_utf8_lossy(&bytes);
-    match text.trim() {
-        "" => String::new(),
-        text => format!(", stderr: {text}"),
+/// A file in memory with this content, to be read from its start. Not a pipe: no hook can make us wait for it,
+/// or break it, by not reading.
+fn file_of(content: &[u8]) -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = match rustix::fs::memfd_create("state", flags | MemfdFlags::NOEXEC_SEAL) {
+        // Before Linux 6.3, which made it the law on some hosts (vm.memfd_noexec).
+        Err(Errno::INVAL) => rustix::fs::memfd_create("state", flags),
+        result => result,
     }
+    .doing(|| "memfd_create(state)")?;
+    let mut rest = content;
+    while !rest.is_empty() {
+        let written = rustix::io::write(&file, rest).doing(|| "write(state)")?;
+        rest = &rest[written..];
+    }
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).doing(|| "lseek(state, 0)")?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals).doing(|| "fcntl(state, F_ADD_SEALS)")?;
+    Ok(file)
 }
 
-fn kill_session(child: &Child) -> Result<()> {
-    // It leads its own group; whoever left that is not ours to find.
-    let _ = process::kill(-child.pid.as_raw_nonzero().get(), 9);
-    process::signal(child.pidfd.as_fd(), 9)?;
-    process::wait(child.pidfd.as_fd()).map(drop)
+fn c_string(bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| {
+        let text = String::from_utf8_lossy(bytes);
+        Error::new(Kind::Usage, format!("{text:?} has a NUL byte in it"))
+    })
 }
+
+fn c_strings(list: &[String]) -> Result<Vec<CString>> {
+    list.iter().map(|text| c_string(text.as_bytes())).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ pub mod route;
 pub mod scheduler;
 pub mod seccomp;
 pub mod signal;
+pub mod spawn;
 pub mod time;
 pub mod tty;
 
