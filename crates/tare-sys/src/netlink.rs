@@ -1,0 +1,270 @@
+//! rtnetlink(7): asking the kernel about network links and addresses, and changing them.
+//!
+//! Only the envelope: messages, attributes, answers and their errors. What they mean is the caller's to know.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::process::check;
+
+/// The kinds of message (linux/rtnetlink.h).
+pub mod kind {
+    /// Make or change a link.
+    pub const NEWLINK: u16 = 16;
+    /// Ask for a link.
+    pub const GETLINK: u16 = 18;
+    /// Add an address.
+    pub const NEWADDR: u16 = 20;
+    /// Ask for addresses.
+    pub const GETADDR: u16 = 22;
+}
+
+/// What is asked of a message (linux/netlink.h).
+pub mod flag {
+    /// All of them, not one.
+    pub const DUMP: u16 = 0x300;
+    /// Must not be there yet.
+    pub const EXCL: u16 = 0x200;
+    /// Make it.
+    pub const CREATE: u16 = 0x400;
+}
+
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const DUMP_INTERRUPTED: u16 = 0x10;
+const ACK_CAPPED: u16 = 0x100;
+const ACK_ATTRIBUTES: u16 = 0x200;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// The kernel never sends more in one datagram (net/netlink/af_netlink.c: 32 KiB).
+const BUFFER: usize = 64 * 1024;
+
+/// Rounds up to the four bytes that everything in netlink starts at.
+fn align(length: usize) -> usize {
+    (length + 3) & !3
+}
+
+/// The body of a message: a header that its kind prescribes, then attributes.
+#[derive(Clone, Debug, Default)]
+pub struct Body(Vec<u8>);
+
+impl Body {
+    /// Starts with the header of the kind: `struct ifinfomsg`, `struct ifaddrmsg`.
+    pub fn new(header: &[u8]) -> Body {
+        let mut body = header.to_vec();
+        body.resize(align(header.len()), 0);
+        Body(body)
+    }
+
+    /// Adds an attribute. Its length is a u16 on the wire: what does not fit is refused, never cut off
+    /// (CVE-2021-43784).
+    pub fn attribute(mut self, kind: u16, value: &[u8]) -> Result<Body> {
+        let length = u16::try_from(value.len() + 4).map_err(|_| {
+            Error::new(Kind::Usage, format!("netlink attribute {kind} of {} bytes", value.len()))
+        })?;
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(align(self.0.len()), 0);
+        Ok(self)
+    }
+
+    /// Adds an attribute that is a string.
+    pub fn string(self, kind: u16, value: &str) -> Result<Body> {
+        self.attribute(kind, &[value.as_bytes(), b"\0"].concat())
+    }
+}
+
+/// One message of an answer: the header of its kind, and attributes.
+#[derive(Clone, Debug)]
+pub struct Answer(Vec<u8>);
+
+impl Answer {
+    /// The first `N` bytes, where the header of the kind is.
+    pub fn header<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.0.first_chunk()
+    }
+
+    /// The attributes after a header of this length.
+    pub fn attributes(&self, header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+        attributes(self.0.get(align(header)..).unwrap_or_default())
+    }
+}
+
+/// Reads attributes until the end, or until one that is cut off.
+fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    /// The two highest bits say how the value is built, not which attribute it is.
+    const KIND: u16 = 0x3fff;
+    std::iter::from_fn(move || {
+        let (length, kind) = (word(rest, 0)?, word(rest, 2)?);
+        let value = rest.get(4..usize::from(length))?;
+        rest = rest.get(align(usize::from(length))..).unwrap_or_default();
+        Some((kind & KIND, value))
+    })
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// A socket to the kernel's routing and links, in the network namespace where it was opened.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens it in the calling thread's network namespace.
+    pub fn open() -> Result<Netlink> {
+        // Protocol 0 is NETLINK_ROUTE.
+        let socket =
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
+                .doing(|| "socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)")?;
+        // The kernel then says in words what it did not like.
+        const NETLINK_EXT_ACK: libc::c_int = 11;
+        let on: libc::c_int = 1;
+        // SAFETY: the option takes an int, which `on` is and which outlives the call.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_NETLINK,
+                NETLINK_EXT_ACK,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        check(result.into()).doing(|| "setsockopt(NETLINK_EXT_ACK)")?;
+        Ok(Netlink { socket, sequence: 0 })
+    }
+
+    /// Sends one request and reads its whole answer. `what` names it in errors.
+    pub fn ask(&mut self, kind: u16, flags: u16, body: &Body, what: &str) -> Result<Vec<Answer>> {
+        // A listing during which something changed is told apart, and asked for again.
+        for _ in 0..16 {
+            if let Some(answers) = self.try_ask(kind, flags, body, what)? {
+                return Ok(answers);
+            }
+        }
+        Err(Error::new(Kind::Conflict, format!("{what}: it kept changing while it was read")))
+    }
+
+    fn try_ask(&mut self, kind: u16, flags: u16, body: &Body, what: &str) -> Result<Option<Vec<Answer>>> {
+        self.sequence += 1;
+        let ack = if flags & flag::DUMP == flag::DUMP { 0 } else { ACK };
+        let mut message = Vec::with_capacity(HEADER + body.0.len());
+        message.extend(((HEADER + body.0.len()) as u32).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend((flags | REQUEST | ack).to_ne_bytes());
+        message.extend(self.sequence.to_ne_bytes());
+        message.extend(0u32.to_ne_bytes());
+        message.extend(&body.0);
+        rustix::net::send(&self.socket, &message, SendFlags::empty())
+            .doing(|| format!("{what}: send(netlink)"))?;
+
+        let mut answers = Vec::new();
+        let mut whole = true;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let (_, length) = match rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::TRUNC) {
+                Err(Errno::INTR) => continue,
+                result => result.doing(|| format!("{what}: recv(netlink)"))?,
+            };
+            let mut rest = buffer.get(..length).ok_or_else(|| broken(what))?;
+            while !rest.is_empty() {
+                let length = long(rest, 0).ok_or_else(|| broken(what))? as usize;
+                let one = rest.get(..length).filter(|one| one.len() >= HEADER).ok_or_else(|| broken(what))?;
+                rest = rest.get(align(length)..).unwrap_or_default();
+                let (kind, flags) = (word(one, 4).unwrap_or(0), word(one, 6).unwrap_or(0));
+                // An answer to a request that somebody gave up on.
+                if long(one, 8) != Some(self.sequence) {
+                    continue;
+                }
+                whole &= flags & DUMP_INTERRUPTED == 0;
+                match kind {
+                    ERROR | DONE => {
+                        // Both begin with 0 or a negative errno.
+                        let code = long(one, HEADER).map_or(0, |code| code as i32);
+                        if code < 0 {
+                            return Err(refused(what, code, one, kind, flags));
+                        }
+                        return Ok(whole.then_some(answers));
+                    }
+                    _ => answers.push(Answer(one[HEADER..].to_vec())),
+                }
+            }
+        }
+    }
+}
+
+fn broken(what: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("{what}: the kernel's answer is cut off"))
+}
+
+/// The kernel's refusal, in its own words where it has any (Documentation/userspace-api/netlink/intro.rst).
+fn refused(what: &str, code: i32, message: &[u8], kind: u16, flags: u16) -> Error {
+    const NLMSGERR_ATTR_MSG: u16 = 1;
+    let errno = Errno::from_raw_os_error(code.wrapping_neg());
+    // The request comes back first, whole or only its header.
+    let request = match (kind, flags & ACK_CAPPED) {
+        (DONE, _) => 0,
+        (_, 0) => long(message, HEADER + 4).map_or(0, |length| align(length as usize)),
+        _ => HEADER,
+    };
+    let words = (flags & ACK_ATTRIBUTES != 0)
+        .then(|| message.get(HEADER + 4 + request..).unwrap_or_default())
+        .and_then(|rest| attributes(rest).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG))
+        .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
+    match words {
+        Some(words) => Error::syscall(format!("{what} [kernel: {words}]"), errno),
+        None => Error::syscall(what, errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_loopback_interface() {
+        let mut netlink = Netlink::open().unwrap();
+        let by_name = Body::new(&[0; 16]).string(3, "lo").unwrap();
+        let answers = netlink.ask(kind::GETLINK, 0, &by_name, "look for lo").unwrap();
+        assert_eq!(answers.len(), 1);
+        assert!(answers[0].attributes(16).any(|(kind, value)| kind == 3 && value == b"lo\0"));
+        let all = netlink.ask(kind::GETLINK, flag::DUMP, &Body::new(&[0; 16]), "list links").unwrap();
+        assert!(!all.is_empty());
+    }
+
+    #[test]
+    fn says_what_the_kernel_says() {
+        let mut netlink = Netlink::open().unwrap();
+        let none = Body::new(&[0; 16]).string(3, "no-such").unwrap();
+        let err = netlink.ask(kind::GETLINK, 0, &none, "look for no-such").unwrap_err();
+        assert_eq!(err.errno(), Some(Errno::NODEV), "{err}");
+    }
+
+    #[test]
+    fn attributes_that_are_cut_off_end_the_reading() {
+        assert_eq!(attributes(&[]).count(), 0);
+        assert_eq!(attributes(&[9, 0, 1]).count(), 0);
+        assert_eq!(attributes(&[3, 0, 1, 0, 7]).count(), 0);
+        assert_eq!(attributes(&[200, 0, 1, 0, 7, 7]).count(), 0);
+        let two = [5, 0, 1, 0, 7, 0, 0, 0, 4, 0, 2, 0x80];
+        assert_eq!(attributes(&two).collect::<Vec<_>>(), [(1, &[7u8][..]), (2, &[][..])]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert_eq!(Body::new(&[]).attribute(1, &[0; 70_000]).unwrap_err().kind(), Kind::Usage);
+    }
+}
