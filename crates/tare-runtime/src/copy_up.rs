@@ -1,159 +1,222 @@
-//! `tmpcopyup`: a tmpfs that begins with what it covers.
+//! `tmpcopyup`: an empty tmpfs gets a copy of the folder that it is about to cover.
 //!
-//! The tree to be copied came with an image: nothing in it is followed, and everything is done relative to open
-//! folders.
+//! Everything is opened by name below an fd, never through a link, and only what is a folder is entered: the
+//! tree comes from an image, and may change while it is read if a volume is shared (CVE-2024-45310).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, Uid,
+    XattrFlags,
+};
 use rustix::io::Errno;
+use tare_sys::path::fd_name;
 use tare_sys::{Context, Error, Kind, Result};
 
-/// Deepest tree that is copied.
+/// Deepest tree that is copied: each level holds three open files, and a process has 1024 by default.
 const DEEPEST: u32 = 256;
 
-/// Copies what is in the folder `from` into the folder `to`, which takes over its mode and owner.
+/// Longest attribute or list of names that Linux has (`XATTR_SIZE_MAX`, xattr(7)).
+const ATTRIBUTE: usize = 64 * 1024;
+
+/// Copies what is in the folder `from` into the folder `to`, which takes over its owner, mode, times and extended
+/// attributes: folders, files, links, pipes, sockets and devices. For both, `O_PATH` is enough.
 ///
-/// Sockets are left out: nobody listens on a copy. Device nodes are copied where the caller may make them.
+/// What is mounted below `from` is not entered. Device nodes are left out where we may not make them.
 ///
 /// Errors: those of reading and writing; [`Kind::Corrupt`] for a tree deeper than 256.
 pub fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
-    let (from, to) = (folder(from, c".")?, folder(to, c".")?);
-    copy_folder(&from, &to, DEEPEST)
+    let stat = rustix::fs::fstat(from).doing(|| format!("fstat({})", fd_name(from)))?;
+    let (from, to) = (readable(from)?, readable(to)?);
+    copy_folder(from.as_fd(), to.as_fd(), 0)?;
+    finish(from.as_fd(), to.as_fd(), &stat)
 }
 
-fn folder(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(at, name, flags, Mode::empty()).doing(|| format!("open({name:?})"))
-}
-
-fn copy_folder(from: &OwnedFd, to: &OwnedFd, left: u32) -> Result<()> {
-    if left == 0 {
-        return Err(Error::new(Kind::Corrupt, format!("folders more than {DEEPEST} deep")));
+fn copy_folder(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: u32) -> Result<()> {
+    if depth >= DEEPEST {
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("{}: folders in folders more than {DEEPEST} deep", fd_name(from)),
+        )
+        .hint("tmpcopyup copies no deeper; take the option away, or make the tree flatter"));
     }
-    for entry in Dir::read_from(from).doing(|| "getdents()")? {
-        let entry = entry.doing(|| "getdents()")?;
+    for entry in Dir::read_from(from).doing(|| format!("list {}", fd_name(from)))? {
+        let entry = entry.doing(|| format!("getdents64({})", fd_name(from)))?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
-            copy_one(from, to, name, left).doing(|| format!("copy {name:?}"))?;
-        }
-    }
-    let stat = rustix::fs::fstat(from).doing(|| "fstat()")?;
-    copy_attributes(from, to)?;
-    rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))
-        .doing(|| "fchown()")?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode)).doing(|| "fchmod()")?;
-    rustix::fs::futimens(to, &times(&stat)).doing(|| "futimens()")
-}
-
-fn copy_one(from: &OwnedFd, to: &OwnedFd, name: &CStr, left: u32) -> Result<()> {
-    let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).doing(|| "fstatat()")?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    match kind {
-        FileType::Directory => {
-            rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o700)).doing(|| "mkdirat()")?;
-            return copy_folder(&folder(from.as_fd(), name)?, &folder(to.as_fd(), name)?, left - 1);
-        }
-        FileType::RegularFile => return copy_file(from, to, name),
-        FileType::Symlink => {
-            let target = rustix::fs::readlinkat(from, name, Vec::new()).doing(|| "readlinkat()")?;
-            rustix::fs::symlinkat(target, to, name).doing(|| "symlinkat()")?;
-        }
-        FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
-            match rustix::fs::mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode), stat.st_rdev) {
-                Err(Errno::PERM) => return Ok(()),
-                result => result.doing(|| "mknodat()")?,
-            }
-        }
-        _ => return Ok(()),
-    }
-    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing(|| "fchownat()")?;
-    if kind != FileType::Symlink {
-        // A node that we have just made; nobody else sees this tree.
-        rustix::fs::chmodat(to, name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())
-            .doing(|| "fchmodat()")?;
-    }
-    rustix::fs::utimensat(to, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW).doing(|| "utimensat()")
-}
-
-fn copy_file(from: &OwnedFd, to: &OwnedFd, name: &CStr) -> Result<()> {
-    // Non-blocking, in case it has become a pipe meanwhile.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let source = rustix::fs::openat(from, name, flags, Mode::empty()).doing(|| "openat()")?;
-    let stat = rustix::fs::fstat(&source).doing(|| "fstat()")?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::new(Kind::Conflict, "it is being changed"));
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target =
-        rustix::fs::openat(to, name, flags, Mode::from_raw_mode(0o600)).doing(|| "openat(O_CREAT)")?;
-    let (mut reader, writer) = (std::fs::File::from(source), target.try_clone().doing(|| "dup()")?);
-    std::io::copy(&mut reader, &mut std::fs::File::from(writer)).doing(|| "copy its content")?;
-    rustix::fs::fchown(&target, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))
-        .doing(|| "fchown()")?;
-    // After the owner, whose change takes set-user-id bits and capabilities away.
-    rustix::fs::fchmod(&target, Mode::from_raw_mode(stat.st_mode)).doing(|| "fchmod()")?;
-    copy_attributes(&OwnedFd::from(reader), &target)?;
-    rustix::fs::futimens(&target, &times(&stat)).doing(|| "futimens()")
-}
-
-/// Copies the extended attributes that the target can keep.
-fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
-    let mut names = vec![0u8; 64 * 1024];
-    let length = match rustix::fs::flistxattr(from, &mut names[..]) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => return Ok(()),
-        Err(errno) => return Err(errno).doing(|| "flistxattr()"),
-    };
-    let mut value = vec![0u8; 64 * 1024];
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let size = match rustix::fs::fgetxattr(from, name, &mut value[..]) {
-            Ok(size) => size,
-            Err(Errno::NODATA) => continue,
-            Err(errno) => {
-                return Err(errno).doing(|| format!("fgetxattr({})", String::from_utf8_lossy(name)));
-            }
-        };
-        match rustix::fs::fsetxattr(to, name, &value[..size], XattrFlags::empty()) {
-            // A tmpfs knows few of them (before Linux 6.6 no user.*), and some are not ours to set.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
-            Err(errno) => {
-                return Err(errno).doing(|| format!("fsetxattr({})", String::from_utf8_lossy(name)));
-            }
+            copy_entry(from, to, name, depth)?;
         }
     }
     Ok(())
 }
 
+fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: u32) -> Result<()> {
+    let what = || format!("{}/{}", fd_name(from), name.to_string_lossy());
+    let held = match beneath(from, name, OFlags::PATH | OFlags::NOFOLLOW) {
+        // It has just been removed.
+        Err(Errno::NOENT) => return Ok(()),
+        // Something is mounted there; the folder or file below it is not to be seen, and needs no copy.
+        Err(Errno::XDEV) => return Ok(()),
+        result => result.doing(what)?,
+    };
+    let stat = rustix::fs::fstat(&held).doing(what)?;
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            rustix::fs::mkdirat(to, name, Mode::RWXU).doing(what).map_err(explain)?;
+            let copy =
+                beneath(to, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW).doing(what)?;
+            let source = readable(held.as_fd())?;
+            drop(held);
+            copy_folder(source.as_fd(), copy.as_fd(), depth + 1)?;
+            finish(source.as_fd(), copy.as_fd(), &stat).doing(what)
+        }
+        FileType::RegularFile => {
+            // By its name once more, as nothing but /proc leads from an fd to its file; so that it may be another.
+            let source =
+                beneath(from, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK).doing(what)?;
+            let again = rustix::fs::fstat(&source).doing(what)?;
+            if (again.st_dev, again.st_ino) != (stat.st_dev, stat.st_ino) {
+                return Err(Error::new(Kind::Conflict, format!("{}: replaced while it was copied", what())));
+            }
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let copy =
+                rustix::fs::openat(to, name, flags, Mode::RUSR | Mode::WUSR).doing(what).map_err(explain)?;
+            copy_content(&source, &copy, stat.st_size as u64).doing(what).map_err(explain)?;
+            finish(source.as_fd(), copy.as_fd(), &stat).doing(what)
+        }
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(&held, c"", Vec::new()).doing(what)?;
+            rustix::fs::symlinkat(target, to, name).doing(what).map_err(explain)?;
+            finish_at(to, name, &stat, None).doing(what)
+        }
+        kind => match rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev) {
+            Ok(()) => finish_at(to, name, &stat, Some(mode)).doing(what),
+            Err(Errno::PERM) if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) => Ok(()),
+            Err(errno) => Err(errno).doing(what).map_err(explain),
+        },
+    }
+}
+
+/// Opens a name of a folder, itself and not what is mounted on it.
+fn beneath(folder: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(folder, name, flags | OFlags::CLOEXEC, Mode::empty(), how) {
+            Err(Errno::AGAIN | Errno::INTR) => continue,
+            result => return result,
+        }
+    }
+}
+
+/// Opens the very folder that an fd stands for, to be listed.
+fn readable(folder: BorrowedFd<'_>) -> Result<OwnedFd> {
+    rustix::fs::openat(folder, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| format!("open({})", fd_name(folder)))
+}
+
+/// Copies the parts that hold data, and leaves the holes: a file of many empty gigabytes is no more here.
+fn copy_content(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<()> {
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            // Only a hole is left.
+            Err(Errno::NXIO) => break,
+            start => start.doing(|| "lseek(SEEK_DATA)")?,
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start)).doing(|| "lseek(SEEK_HOLE)")?.min(size);
+        rustix::fs::seek(to, SeekFrom::Start(start)).doing(|| "lseek(copy)")?;
+        let mut offset = start;
+        while offset < end {
+            let count = usize::try_from(end - offset).unwrap_or(usize::MAX);
+            match rustix::fs::sendfile(to, from, Some(&mut offset), count) {
+                // It has been cut off meanwhile.
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).doing(|| "sendfile(copy)"),
+            }
+        }
+        at = end.max(start + 1);
+    }
+    rustix::fs::ftruncate(to, size).doing(|| "ftruncate(copy)")
+}
+
+/// Owner first, which takes set-user-id bits and file capabilities away; times last.
+fn finish(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::fchown(to, Some(uid), Some(gid))
+        .doing(|| format!("fchown({}:{})", stat.st_uid, stat.st_gid))
+        .map_err(explain_owner)?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).doing(|| "fchmod(copy)")?;
+    copy_xattrs(from, to)?;
+    rustix::fs::futimens(to, &times(stat)).doing(|| "utimensat(copy)")
+}
+
+/// As [`finish`], for what cannot be opened: a link, a pipe, a socket, a device. We made it just now in a
+/// folder that nobody else knows.
+fn finish_at(folder: BorrowedFd<'_>, name: &CStr, stat: &Stat, mode: Option<Mode>) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        .doing(|| format!("fchownat({}:{})", stat.st_uid, stat.st_gid))
+        .map_err(explain_owner)?;
+    if let Some(mode) = mode {
+        rustix::fs::chmodat(folder, name, mode, AtFlags::empty()).doing(|| "fchmodat(copy)")?;
+    }
+    rustix::fs::utimensat(folder, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW).doing(|| "utimensat(copy)")
+}
+
 fn times(stat: &Stat) -> Timestamps {
-    let moment = |seconds: i64, nanoseconds: i64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let time = |seconds, nanoseconds| Timespec { tv_sec: seconds as _, tv_nsec: nanoseconds as _ };
     Timestamps {
-        last_access: moment(stat.st_atime, stat.st_atime_nsec as i64),
-        last_modification: moment(stat.st_mtime, stat.st_mtime_nsec as i64),
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    let mut list = vec![0u8; ATTRIBUTE];
+    let length = match rustix::fs::flistxattr(from, &mut list[..]) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        length => length.doing(|| "flistxattr()")?,
+    };
+    let mut value = vec![0u8; if length == 0 { 0 } else { ATTRIBUTE }];
+    for name in list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        // Overlayfs's own notes mean nothing outside of it.
+        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+            continue;
+        }
+        let Ok(name) = CString::new(name) else { continue };
+        let length = match rustix::fs::fgetxattr(from, &name, &mut value[..]) {
+            Err(Errno::NODATA) => continue,
+            length => length.doing(|| format!("fgetxattr({name:?})"))?,
+        };
+        match rustix::fs::fsetxattr(to, &name, &value[..length], XattrFlags::empty()) {
+            // A tmpfs has no user attributes before Linux 6.6, and labels only where the host has them.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            // `trusted` ones are the host's root's only.
+            Err(Errno::PERM) if name.to_bytes().starts_with(b"trusted.") => {}
+            Err(errno) => return Err(errno).doing(|| format!("fsetxattr({name:?})")),
+        }
+    }
+    Ok(())
+}
+
+fn explain(err: Error) -> Error {
+    match err.errno() {
+        Some(Errno::NOSPC) => {
+            err.hint("the tmpfs is too small for what it covers: give its mount a larger size=")
+        }
+        _ => err,
+    }
+}
+
+fn explain_owner(err: Error) -> Error {
+    match err.errno() {
+        Some(Errno::INVAL) => err.hint("the container's user namespace has no such id"),
+        _ => err,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-
-    #[test]
-    fn everything_is_copied_as_it_is_and_no_link_is_followed() {
-        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        fs::create_dir_all(from.path().join("a/b")).unwrap();
-        fs::write(from.path().join("a/b/file"), vec![7; 100_000]).unwrap();
-        fs::set_permissions(from.path().join("a/b/file"), fs::Permissions::from_mode(0o4751)).unwrap();
-        symlink("/etc/passwd", from.path().join("a/link")).unwrap();
-        let open = |path: &std::path::Path| fs::File::open(path).unwrap();
-        copy_tree(open(from.path()).as_fd(), open(to.path()).as_fd()).unwrap();
-        let copy = to.path().join("a/b/file");
-        assert_eq!(fs::read(&copy).unwrap(), vec![7; 100_000]);
-        let (old, new) = (fs::metadata(from.path().join("a/b/file")).unwrap(), fs::metadata(&copy).unwrap());
-        assert_eq!((new.mode(), new.mtime()), (old.mode(), old.mtime()));
-        assert_eq!(fs::read_link(to.path().join("a/link")).unwrap().to_str(), Some("/etc/passwd"));
-    }
-}
+mod tests;
