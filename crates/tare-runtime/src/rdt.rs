@@ -1,99 +1,166 @@
-//! Intel's Resource Director Technology: shares of the processor's cache and memory bandwidth, by the kernel's
-//! resctrl file system.
+//! Intel Resource Director Technology: shares of the last-level cache and of memory bandwidth, by groups of the
+//! resctrl file system (`linux.intelRdt`; kernel: Documentation/filesystems/resctrl.rst).
 //!
-//! Source: runtime-spec, config-linux.md "IntelRdt"; the kernel's Documentation/filesystems/resctrl.rst.
+//! ```text
+//! ROOT/                    usually /sys/fs/resctrl: the default group
+//! └── CLOSID/              the group: of the name the spec gives, or of the container's id
+//!     ├── schemata         what it gets
+//!     ├── tasks            who is in it
+//!     └── mon_groups/ID/   counts what the container uses, if that is asked for
+//! ```
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxIntelRdt;
+use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::process::Pid;
 use tare_sys::{Context, Error, Kind, Result};
 
-/// Where resctrl is mounted.
-const MOUNT: &str = "/sys/fs/resctrl";
-/// `RDTGROUP_SUPER_MAGIC` (linux/magic.h).
-const MAGIC: u64 = 0x0765_5821;
+/// Where resctrl is mounted by convention.
+const ROOT: &str = "/sys/fs/resctrl";
 
-/// Puts a process into its class of service. Answers with the group if it was made now, and is to be removed with
-/// the container.
+/// `RDTGROUP_SUPER_MAGIC` of linux/magic.h.
+const RESCTRL_MAGIC: u64 = 0x0765_5821;
+
+/// Names in resctrl that are no groups.
+const RESERVED: [&str; 3] = ["info", "mon_groups", "mon_data"];
+
+/// Puts a process into the group of its spec. Answers with the folder that was made for this container alone, and
+/// is to be removed with it.
 ///
-/// Errors: [`Kind::Unsupported`] where resctrl is not mounted; those of writing what the spec says.
-pub fn join(rdt: &LinuxIntelRdt, id: &str, pid: Pid) -> Result<Option<PathBuf>> {
-    let mounted = rustix::fs::statfs(MOUNT).is_ok_and(|stat| stat.f_type as u64 == MAGIC);
-    if !mounted {
-        return Err(Error::new(Kind::Unsupported, format!("intelRdt: {MOUNT} is not mounted")).hint(
-            "mount -t resctrl resctrl /sys/fs/resctrl on a processor that can (grep -E 'rdt|mba' /proc/cpuinfo)",
+/// Errors: [`Kind::Unsupported`] where resctrl is not mounted; [`Kind::NotFound`] for a group that should be there;
+/// those of writing what the spec says.
+pub fn join(wanted: &LinuxIntelRdt, id: &str, pid: Pid) -> Result<Option<PathBuf>> {
+    let kind = rustix::fs::statfs(ROOT).map(|stat| stat.f_type as u64);
+    if kind != Ok(RESCTRL_MAGIC) {
+        return Err(Error::new(Kind::Unsupported, format!("linux.intelRdt: {ROOT} is no resctrl")).hint(
+            "needs an Intel or AMD CPU with RDT or QoS, and `mount -t resctrl resctrl /sys/fs/resctrl`",
         ));
     }
-    join_at(Path::new(MOUNT), rdt, id, pid)
+    join_in(Path::new(ROOT), wanted, id, pid)
 }
 
-fn join_at(mount: &Path, rdt: &LinuxIntelRdt, id: &str, pid: Pid) -> Result<Option<PathBuf>> {
-    let name = rdt.clos_id().as_deref().unwrap_or(id);
-    let mut parts = Path::new(name).components();
-    let root = name == "/";
-    if !root && !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-        return Err(Error::new(Kind::Usage, format!("intelRdt.closID {name:?}: not the name of a group")));
+/// Removes what [`join`] made for a container; what is gone already is no error. The kernel removes the groups that
+/// count along with the group that they count in.
+pub fn remove(folder: &Path) -> Result<()> {
+    match rustix::fs::rmdir(folder) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno).doing(|| format!("rmdir({})", folder.display())),
     }
-    let group = if root { mount.to_owned() } else { mount.join(name) };
-    let made = !root && make(&group)?;
-    let schemata = schemata(rdt);
-    let done = (|| {
-        if !schemata.is_empty() {
-            write(&group.join("schemata"), &schemata)?;
-        } else if made && rdt.clos_id().is_some() && has_schema(rdt) {
-            return Err(Error::new(Kind::Usage, format!("intelRdt: the group {name} has no schemata")));
-        }
-        if *rdt.enable_monitoring() == Some(true) {
-            let monitored = group.join("mon_groups").join(id);
-            make(&monitored)?;
-            write(&group.join("tasks"), &pid.as_raw_nonzero().to_string())?;
-            return write(&monitored.join("tasks"), &pid.as_raw_nonzero().to_string());
-        }
-        write(&group.join("tasks"), &pid.as_raw_nonzero().to_string())
-    })();
-    if done.is_err() && made {
-        // The failure is the one to report.
-        let _ = fs::remove_dir(&group);
+}
+
+fn join_in(root: &Path, wanted: &LinuxIntelRdt, id: &str, pid: Pid) -> Result<Option<PathBuf>> {
+    let name = wanted.clos_id().as_deref().unwrap_or(id);
+    let what = || format!("resctrl group {name:?}");
+    let group = match name {
+        // runtime-spec #1289: the default group.
+        "/" => root.to_owned(),
+        _ => root.join(check_name(name)?),
+    };
+    let lines = schemata(wanted)?;
+    // A group of a name and nothing else has to be there (runtime-spec, config-linux.md, "IntelRdt").
+    if wanted.clos_id().is_some() && lines.is_empty() && !group.is_dir() {
+        return Err(Error::new(Kind::NotFound, format!("{}: there is none", what()))
+            .hint("make it first, or give the spec a schema to make it with"));
     }
-    done?;
-    Ok(made.then_some(group))
+    let new = group != root && make(&group).doing(what)?;
+    let filled = fill(root, &group, &lines, pid).and_then(|()| match wanted.enable_monitoring() {
+        Some(true) => count(root, &group, id, pid).map(Some),
+        _ => Ok(None),
+    });
+    match filled.doing(what) {
+        // A group with a name of its own may be shared, and stays (as with runc).
+        Ok(_) if new && wanted.clos_id().is_none() => Ok(Some(group)),
+        Ok(counting) => Ok(counting),
+        Err(err) => {
+            if new {
+                let _ = remove(&group);
+            }
+            Err(err)
+        }
+    }
 }
 
-fn has_schema(rdt: &LinuxIntelRdt) -> bool {
-    rdt.l3_cache_schema().is_some() || rdt.mem_bw_schema().is_some()
+fn fill(root: &Path, group: &Path, lines: &[String], pid: Pid) -> Result<()> {
+    if !lines.is_empty() {
+        write(root, &group.join("schemata"), &(lines.join("\n") + "\n"))?;
+    }
+    write(root, &group.join("tasks"), &pid.as_raw_nonzero().to_string())
 }
 
-/// All lines to be written, in one write: the kernel takes them together or not at all.
-fn schemata(rdt: &LinuxIntelRdt) -> String {
-    let old = [rdt.l3_cache_schema(), rdt.mem_bw_schema()];
-    let lines = old.into_iter().flatten().chain(rdt.schemata().iter().flatten());
-    lines.map(|line| line.trim()).filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
+/// Makes the group that counts what the container uses.
+fn count(root: &Path, group: &Path, id: &str, pid: Pid) -> Result<PathBuf> {
+    let folder = group.join("mon_groups").join(check_name(id)?);
+    let new = make(&folder)?;
+    let written = write(root, &folder.join("tasks"), &pid.as_raw_nonzero().to_string());
+    if written.is_err() && new {
+        let _ = remove(&folder);
+    }
+    written.map(|()| folder)
 }
 
 /// Makes a group; says whether it is new.
-fn make(group: &Path) -> Result<bool> {
-    match fs::create_dir(group) {
+fn make(folder: &Path) -> Result<bool> {
+    match rustix::fs::mkdir(folder, Mode::from_raw_mode(0o755)) {
         Ok(()) => Ok(true),
-        Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(err) => Err(err).doing(|| format!("mkdir {}", group.display())).map_err(|err| {
-            err.hint("the processor has a fixed number of classes; see num_closids in /sys/fs/resctrl/info")
-        }),
+        // It was there, or another container of the same group was faster.
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => {
+            let err = Error::syscall(format!("mkdir({})", folder.display()), errno);
+            Err(if errno == Errno::NOSPC {
+                err.hint("the CPU has no more groups: see num_closids and num_rmids in /sys/fs/resctrl/info")
+            } else {
+                err
+            })
+        }
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).doing(|| format!("write {text:?} to {}", path.display()))
+/// The lines to write: `schemata` as they are, or else those of the cache and of the bandwidth.
+fn schemata(wanted: &LinuxIntelRdt) -> Result<Vec<String>> {
+    let whole: Vec<String> = wanted.schemata().iter().flatten().cloned().collect();
+    if whole.iter().any(|line| line.contains('\n')) {
+        return Err(Error::new(Kind::Usage, "linux.intelRdt.schemata: an entry is one line"));
+    }
+    if !whole.is_empty() {
+        return Ok(whole);
+    }
+    let mut lines = Vec::new();
+    // Bandwidth in the cache's field is left out (runtime-spec: "MUST be ignored"), or it would count twice.
+    let cache = wanted.l3_cache_schema().iter().flat_map(|schema| schema.lines());
+    lines.extend(cache.filter(|line| !line.trim_start().starts_with("MB:")).map(str::to_owned));
+    lines.extend(wanted.mem_bw_schema().iter().flat_map(|schema| schema.lines()).map(str::to_owned));
+    lines.retain(|line| !line.trim().is_empty());
+    Ok(lines)
 }
 
-/// Removes a group that [`join`] made.
-pub fn remove(group: &Path) -> Result<()> {
-    match fs::remove_dir(group) {
-        Err(err) if err.kind() == ErrorKind::NotFound => Ok(()),
-        result => result.doing(|| format!("rmdir {}", group.display())),
+fn check_name(name: &str) -> Result<&str> {
+    let odd = name.is_empty()
+        || name == "."
+        || name == ".."
+        || name.contains(['/', '\n', '\0'])
+        || name.len() > 255;
+    if odd || RESERVED.contains(&name) {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("linux.intelRdt: {name:?} cannot be the name of a group"),
+        ));
     }
+    Ok(name)
+}
+
+fn write(root: &Path, file: &Path, text: &str) -> Result<()> {
+    let opened = std::fs::OpenOptions::new().write(true).open(file);
+    let written = opened.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+    written.doing(|| format!("write {:?} to {}", text.trim_end(), file.display())).map_err(|err| {
+        // The kernel says there what it did not like.
+        let status = std::fs::read_to_string(root.join("info/last_cmd_status")).unwrap_or_default();
+        match status.trim() {
+            "" | "ok" => err,
+            status => err.context(format!("[kernel: {status}]")),
+        }
+    })
 }
 
 #[cfg(test)]
@@ -101,29 +168,108 @@ mod tests {
     use super::*;
     use oci_spec::runtime::LinuxIntelRdtBuilder;
 
-    #[test]
-    fn a_group_is_made_filled_and_told_apart_from_one_that_was_there() {
-        let mount = tempfile::tempdir().unwrap();
-        let rdt = LinuxIntelRdtBuilder::default()
-            .l3_cache_schema("L3:0=f")
-            .mem_bw_schema("MB:0=50")
-            .build()
-            .unwrap();
-        let pid = Pid::from_raw(7).unwrap();
-        let made = join_at(mount.path(), &rdt, "web", pid).unwrap();
-        assert_eq!(made, Some(mount.path().join("web")));
-        let read = |name: &str| fs::read_to_string(mount.path().join("web").join(name)).unwrap();
-        assert_eq!((read("schemata").as_str(), read("tasks").as_str()), ("L3:0=f\nMB:0=50\n", "7"));
-        assert_eq!(join_at(mount.path(), &rdt, "web", pid).unwrap(), None);
+    fn pid() -> Pid {
+        Pid::from_raw(4711).unwrap()
+    }
+
+    /// A folder that stands for the mount. The kernel fills a new group by itself; here an old one is filled.
+    fn resctrl(groups: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for group in groups.iter().chain(&["."]) {
+            let group = root.path().join(group);
+            std::fs::create_dir_all(group.join("mon_groups")).unwrap();
+            for file in ["schemata", "tasks"] {
+                std::fs::write(group.join(file), "").unwrap();
+            }
+        }
+        root
+    }
+
+    fn named(clos: &str) -> LinuxIntelRdtBuilder {
+        LinuxIntelRdtBuilder::default().clos_id(clos)
+    }
+
+    fn read(root: &tempfile::TempDir, name: &str) -> String {
+        std::fs::read_to_string(root.path().join(name)).unwrap()
     }
 
     #[test]
-    fn a_class_cannot_lead_elsewhere() {
-        let mount = tempfile::tempdir().unwrap();
-        for bad in ["..", "a/b", "/etc", ""] {
-            let rdt = LinuxIntelRdtBuilder::default().clos_id(bad).build().unwrap();
-            let err = join_at(mount.path(), &rdt, "web", Pid::from_raw(7).unwrap()).unwrap_err();
-            assert_eq!(err.kind(), Kind::Usage, "{bad:?}");
+    fn without_resctrl_the_error_says_what_is_missing() {
+        if Path::new(ROOT).join("schemata").exists() {
+            return;
         }
+        let err = join(&LinuxIntelRdt::default(), "c1", pid()).unwrap_err();
+        assert_eq!(err.kind(), Kind::Unsupported);
+        assert!(err.hint_text().unwrap().contains("mount -t resctrl"), "{err:?}");
+    }
+
+    #[test]
+    fn a_group_that_is_there_is_joined_and_left_behind() {
+        let root = resctrl(&["gold"]);
+        let wanted =
+            named("gold").l3_cache_schema("L3:0=f;1=f0\nMB:0=1").mem_bw_schema("MB:0=20;1=70").build();
+        assert_eq!(join_in(root.path(), &wanted.unwrap(), "c1", pid()).unwrap(), None);
+        assert_eq!(read(&root, "gold/schemata"), "L3:0=f;1=f0\nMB:0=20;1=70\n");
+        assert_eq!(read(&root, "gold/tasks"), "4711");
+    }
+
+    #[test]
+    fn the_default_group_can_be_named() {
+        let root = resctrl(&[]);
+        assert_eq!(join_in(root.path(), &named("/").build().unwrap(), "c1", pid()).unwrap(), None);
+        assert_eq!(read(&root, "tasks"), "4711");
+    }
+
+    #[test]
+    fn a_group_that_counts_goes_with_its_container() {
+        // The kernel fills a new folder; in a plain one the file has to be there before.
+        let root = resctrl(&["gold", "gold/mon_groups/c1"]);
+        let wanted = named("gold").enable_monitoring(true).build().unwrap();
+        let folder = root.path().join("gold/mon_groups/c1");
+        assert_eq!(join_in(root.path(), &wanted, "c1", pid()).unwrap(), Some(folder.clone()));
+        assert_eq!(read(&root, "gold/mon_groups/c1/tasks"), "4711");
+        std::fs::remove_dir_all(&folder).unwrap();
+        remove(&folder).unwrap();
+        // And a failure leaves none.
+        assert!(join_in(root.path(), &wanted, "c1", pid()).unwrap_err().to_string().contains("c1/tasks"));
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_failure_leaves_no_group() {
+        let root = resctrl(&[]);
+        let wanted = LinuxIntelRdtBuilder::default().schemata(vec!["L3:0=f".to_owned()]).build().unwrap();
+        // A plain folder has no schemata file, and none is ever made.
+        let err = join_in(root.path(), &wanted, "c1", pid()).unwrap_err();
+        assert!(err.to_string().contains("c1/schemata"), "{err}");
+        assert!(!root.path().join("c1").exists());
+    }
+
+    #[test]
+    fn a_name_alone_has_to_be_there() {
+        let root = resctrl(&[]);
+        let err = join_in(root.path(), &named("gold").build().unwrap(), "c1", pid()).unwrap_err();
+        assert_eq!(err.kind(), Kind::NotFound);
+        for name in ["", ".", "..", "a/b", "../x", "info", "mon_groups", "mon_data", "a\nb", "a\0b"] {
+            let wanted = named(name).mem_bw_schema("MB:0=1").build().unwrap();
+            assert_eq!(
+                join_in(root.path(), &wanted, "c1", pid()).unwrap_err().kind(),
+                Kind::Usage,
+                "{name:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn whole_schemata_replace_the_two_others() {
+        let both = LinuxIntelRdtBuilder::default()
+            .schemata(vec!["L2:0=f".to_owned(), "MB:0=9".to_owned()])
+            .l3_cache_schema("L3:0=1")
+            .mem_bw_schema("MB:0=1");
+        assert_eq!(schemata(&both.build().unwrap()).unwrap(), ["L2:0=f", "MB:0=9"]);
+        let sly =
+            LinuxIntelRdtBuilder::default().schemata(vec!["L3:0=f\nMB:0=9".to_owned()]).build().unwrap();
+        assert_eq!(schemata(&sly).unwrap_err().kind(), Kind::Usage);
+        assert!(schemata(&LinuxIntelRdt::default()).unwrap().is_empty());
     }
 }
