@@ -26,6 +26,7 @@ mod mounts;
 mod namespaces;
 mod netdevices;
 mod notify;
+mod number_list;
 mod pid_file;
 mod rdt;
 mod rlimit;
