@@ -32,6 +32,19 @@ fn created_started_killed_deleted() {
 }
 
 #[test]
+fn before_its_program_the_process_executes_from_a_read_only_mount() {
+    let bundle = Bundle::new();
+    bundle.created(&[]);
+    let path = format!("/proc/{}/exe", bundle.state()["pid"]);
+    let flags = rustix::fs::statvfs(&path).expect("its own program").f_flag;
+    assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{flags:?}");
+    let maps = fs::read_to_string(format!("/proc/{}/maps", bundle.state()["pid"])).expect("its memory");
+    let ours = runtime().canonicalize().expect("the runtime");
+    let ours = ours.to_str().expect("a plain path");
+    assert!(!maps.contains(ours), "nothing is mapped from the host's mount: {maps}");
+}
+
+#[test]
 fn each_command_has_its_states() {
     let bundle = Bundle::new();
     let refused = |verb: &str, more: &[&str], words: &[&str]| {

@@ -2,14 +2,15 @@
 //!
 //! A process of ours in a container is a copy of the host's binary until it executes its program, and the program
 //! can be `/proc/self/exe` itself. Root inside that is root outside could write to the file (CVE-2019-5736). So
-//! where root is the same, the command first executes itself again, from a read-only mount of its file that
-//! nobody else sees. Where the container has ids of its own, the file's owner is none of them and nothing is to be
-//! done.
+//! where root is the same, the command first moves to a read-only mount of its file that nobody else sees: in
+//! place, or, where the kernel does not allow that, by executing itself again. Where the container has ids of its
+//! own, the file's owner is none of them and nothing is to be done.
 //!
 //! What this does not stop is a kernel that lets the page cache of a readable file be written to (CVE-2022-0847,
 //! CVE-2026-31431); only a copy would, at a millisecond a start.
 
 use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use oci_spec::runtime::{LinuxIdMapping, Spec};
@@ -34,8 +35,8 @@ pub fn protect(spec: &Spec) -> Result<()> {
     make_read_only()
 }
 
-/// Executes this program again, from a read-only place. Call it before anything is made; it comes back at once
-/// where there is nothing to do, which is also how it comes back the second time.
+/// Goes on from a read-only place. Call it before anything is made, for it may execute this program again; it comes
+/// back at once where there is nothing to do, which is also how it comes back the second time.
 pub fn make_read_only() -> Result<()> {
     let file = rustix::fs::open(SELF, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .doing(|| format!("open({SELF:?})"))?;
@@ -46,7 +47,14 @@ pub fn make_read_only() -> Result<()> {
     let sealed = match Detached::clone_fd(&file, false) {
         Ok(copy) => {
             copy.change(&Change { set: attr::RDONLY, ..Change::default() })?;
-            copy.into()
+            let copy = OwnedFd::from(copy);
+            let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+            let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .doing(|| format!("open({path:?})"))?;
+            match tare_sys::exe::move_to(file.as_fd()) {
+                Ok(()) => return Ok(()),
+                Err(_) => copy,
+            }
         }
         // Who may not mount copies it.
         Err(err) if err.errno() == Some(Errno::PERM) => process::sealed_copy(SELF)?,

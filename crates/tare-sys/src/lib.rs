@@ -13,6 +13,7 @@ pub mod arena;
 pub mod bpf;
 pub mod channel;
 pub mod error;
+pub mod exe;
 pub mod link;
 pub mod mount;
 pub mod netlink;
