@@ -57,8 +57,11 @@ impl Cgroup {
         match self.on.version() {
             Version::V2 => add("", self.on.dir("", relative)),
             Version::V1 => {
-                for controller in CONTROLLERS.iter().filter(|name| self.on.mounted(name).is_some()) {
-                    add(controller, self.on.dir(controller, relative));
+                let present = self.present.load(Ordering::Relaxed);
+                for (index, controller) in CONTROLLERS.iter().enumerate() {
+                    if present & (1 << index) != 0 {
+                        add(controller, self.on.dir(controller, relative));
+                    }
                 }
                 if matches!(self.keeper, Keeper::Unit { .. }) {
                     add("name=systemd", format!("systemd/{relative}"));

@@ -65,14 +65,29 @@ impl Cgroup {
         }
     }
 
-    /// As [`remove`](Cgroup::remove), for a command that must come to its end: what could not be removed is not
-    /// an error but the text of a warning, with the reason and the way out.
-    pub fn remove_or_leave(&self) -> Option<String> {
-        let err = self.remove().err()?;
+    /// Kills what still lives in the cgroup and removes it. For a command that must come to its end: what could not
+    /// be removed is not an error but the text of a warning, with the reason and the way out.
+    pub fn end(&self) -> Option<String> {
+        let err = self.kill_and_remove().err()?;
         Some(match err.hint_text() {
             Some(hint) => format!("a cgroup is left: {err}; hint: {hint}"),
             None => format!("a cgroup is left: {err}"),
         })
+    }
+
+    fn kill_and_remove(&self) -> Result<()> {
+        // Most are empty, and the kernel knows that faster than we can look.
+        if self.keeper == Keeper::Files {
+            let dirs = self.on.dirs(self.relative()?);
+            let failed = dirs.iter().filter(|dir| remove_tree(&self.on, dir).is_err()).count();
+            if failed == 0 {
+                return Ok(());
+            }
+        }
+        if self.keeper != Keeper::Disabled && !self.processes()?.is_empty() {
+            self.kill()?;
+        }
+        self.remove()
     }
 
     /// Stopping a unit kills what is in it, and removing is not for that.

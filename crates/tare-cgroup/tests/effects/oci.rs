@@ -49,9 +49,9 @@ fn a_location_leads_back_to_the_cgroup() {
     until("it is there", || again.processes().unwrap().len() == 1);
     again.kill().unwrap();
     until("it ended", || child.ended());
-    assert_eq!(again.remove_or_leave(), None);
+    assert_eq!(again.end(), None);
     assert!(again.paths().is_empty());
-    assert_eq!(again.remove_or_leave(), None, "twice does no harm");
+    assert_eq!(again.end(), None, "twice does no harm");
 }
 
 #[test]
@@ -160,14 +160,19 @@ fn statistics_are_full() {
 }
 
 #[test]
-fn what_is_busy_is_left_with_a_warning() {
+fn what_is_busy_is_kept_by_removal_and_killed_at_the_end() {
     let Some(on) = host() else { return };
     let cage = cage(on, "oci-busy", &nothing());
     let mut child = cage.run("exec sleep 100");
     cage.wait_for(1);
-    let warning = cage.cgroup.remove_or_leave().unwrap();
-    assert!(warning.contains(&child.id().to_string()) && warning.contains("hint:"), "{warning}");
+    let err = cage.cgroup.remove().unwrap_err();
+    assert!(err.to_string().contains(&child.id().to_string()) && err.hint_text().is_some(), "{err:?}");
     assert!(!child.ended(), "nothing was killed");
+    std::thread::scope(|scope| {
+        scope.spawn(|| child.finish());
+        assert_eq!(cage.cgroup.end(), None);
+    });
+    assert!(cage.cgroup.paths().is_empty());
 }
 
 #[test]

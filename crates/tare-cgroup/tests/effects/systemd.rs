@@ -301,8 +301,8 @@ fn a_name_that_is_taken_is_refused_and_one_that_failed_is_reused() {
     assert!(err.kind() == Kind::Conflict && err.to_string().contains("tt-twice.scope"), "{err:?}");
     child.kill().unwrap();
     child.wait().unwrap();
-    let warning = unit.cgroup.remove_or_leave().unwrap();
-    assert!(warning.contains(&unit.child.id().to_string()), "{warning}");
+    let err = unit.cgroup.remove().unwrap_err();
+    assert!(err.to_string().contains(&unit.child.id().to_string()), "{err:?}");
     assert_eq!(property("tt-twice.scope", "ActiveState"), "active", "nothing was stopped");
     unit.end();
     let again = start(&on, "twice", &nothing(), &[], "sleep 1000; :");

@@ -66,13 +66,8 @@ pub fn delete(container: Container, force: bool) -> Result<Vec<String>> {
         wait_for_end(pidfd.as_fd(), record.pid)?;
     }
     let mut left = Vec::new();
-    // Those that its first process left behind: it shared a pid namespace, or died half made.
-    if cgroup.processes().is_ok_and(|pids| !pids.is_empty())
-        && let Err(err) = cgroup.kill()
-    {
-        left.push(err.to_string());
-    }
-    left.extend(cgroup.remove_or_leave());
+    // With those that its first process left behind: it shared a pid namespace, or died half made.
+    left.extend(cgroup.end());
     if let Some(group) = &record.rdt
         && let Err(err) = rdt::remove(group)
     {
