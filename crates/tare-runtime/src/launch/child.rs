@@ -35,9 +35,7 @@ pub fn run(start: &Start<'_>, mut channel: Channel) -> ! {
             && let Some(socket) = bundle.hold
         {
             // It may wait for days: nothing of the host's stays open meanwhile, least of all the creator's lock.
-            let proc = held.label.as_ref().map(|label| label.proc.as_fd());
-            let kept: Vec<_> = [socket].into_iter().chain(proc).collect();
-            process::close_from_but(3 + bundle.preserve_fds as i32, &kept)?;
+            finish::close_the_rest(bundle.preserve_fds, &[socket], held.label.as_ref())?;
             std::mem::forget(std::mem::replace(&mut channel, finish::wait_for_start(socket)?));
         }
         Ok(held)
@@ -100,7 +98,9 @@ fn set_up<'a>(start: &'a Start<'a>, channel: &Channel) -> Result<Finish<'a>> {
     let linux = spec.linux().as_ref();
     scheduling::apply(process, linux)?;
     let (identity, warnings) = Identity::take(process, &user, launch.filter)?;
-    process::close_on_exec_from(3 + launch.bundle.map_or(0, |bundle| bundle.preserve_fds as i32))?;
+    let socket = launch.bundle.and_then(|bundle| bundle.hold);
+    let needed: Vec<_> = [Some(channel.as_fd()), socket].into_iter().flatten().collect();
+    finish::close_the_rest(launch.bundle.map_or(0, |bundle| bundle.preserve_fds), &needed, label.as_ref())?;
     signal::reset(ignored);
     signal::unblock_all()?;
     // Looked up as the user who will run it, so that a refusal is the right one; and now, because the caller of

@@ -1,7 +1,7 @@
 //! The end of the child's way: wait for `start` where it is held, hooks, label, filter, exec.
 
 use std::ffi::CString;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Hook;
@@ -50,6 +50,17 @@ impl<'a> Label<'a> {
         let proc = rustix::fs::open("/proc", flags, rustix::fs::Mode::empty()).doing(|| "open(\"/proc\")")?;
         Ok(Some(Label { apparmor, selinux, proc }))
     }
+}
+
+/// Closes all but what the program gets (`preserve_fds`, from 3 upwards) and what the last steps need. Nothing after
+/// this uses another file, nor drops one.
+///
+/// Not left to exec: the kernel closes files after it has looked the program up, so an image that names
+/// `/proc/self/fd/7/../bin/sh`, or has a link to it, would run a program of the host's (CVE-2024-21626).
+pub fn close_the_rest(preserve_fds: u32, needed: &[BorrowedFd<'_>], label: Option<&Label<'_>>) -> Result<()> {
+    let label = label.map(|label| label.proc.as_fd());
+    let kept: Vec<BorrowedFd<'_>> = needed.iter().copied().chain(label).collect();
+    tare_sys::process::close_from_but(3 + preserve_fds as i32, &kept)
 }
 
 /// Waits until someone says start. A `start` that dies half way is as if it had not been.

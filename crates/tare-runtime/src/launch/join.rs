@@ -193,7 +193,7 @@ fn set_up<'a>(join: &'a Join<'a>, enter: u64, channel: &Channel) -> Result<Finis
     scheduling::apply(process, None)?;
     scheduling::set_final_affinity(process)?;
     let (identity, warnings) = Identity::take(process, &user, join.filter)?;
-    process::close_on_exec_from(3 + join.preserve_fds as i32)?;
+    finish::close_the_rest(join.preserve_fds, &[channel.as_fd()], label.as_ref())?;
     signal::reset(ignored);
     signal::unblock_all()?;
     let program = command.find(false)?;
