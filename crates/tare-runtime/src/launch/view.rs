@@ -123,6 +123,7 @@ fn in_own_namespace(start: &Start<'_>, channel: &Channel) -> Result<View> {
     let mut dev = devices::Dev::OfImage;
     let mut dev_null = None;
     let mut kept = Vec::new();
+    let mut kernels = masks::Kernels::default();
     for mount in spec.mounts().iter().flatten() {
         let options = Options::of(mount)?;
         let theirs = options.bind || devices::is_dev(mount);
@@ -149,6 +150,7 @@ fn in_own_namespace(start: &Start<'_>, channel: &Channel) -> Result<View> {
         } else if mount.destination() == Path::new("/dev") {
             dev = devices::Dev::Foreign;
         }
+        kernels.note(mount.destination(), &built)?;
         kept.push((place, built));
     }
     own.attach_cgroups(&root)?;
@@ -160,8 +162,9 @@ fn in_own_namespace(start: &Start<'_>, channel: &Channel) -> Result<View> {
         _ => None,
     };
     if let Some(linux) = linux {
-        masks::hide(&root, linux.masked_paths().as_deref().unwrap_or_default(), dev_null.as_ref())?;
-        masks::make_read_only(&root, linux.readonly_paths().as_deref().unwrap_or_default())?;
+        let (masked, read_only) = (linux.masked_paths().as_deref(), linux.readonly_paths().as_deref());
+        masks::hide(&root, &kernels, masked.unwrap_or_default(), dev_null.as_ref())?;
+        masks::make_read_only(&root, &kernels, read_only.unwrap_or_default())?;
     }
     // After the last thing made in it, even the working folder.
     if let Some(path) = process.map(|process| process.cwd()) {
@@ -176,7 +179,7 @@ fn in_own_namespace(start: &Start<'_>, channel: &Channel) -> Result<View> {
         mount::change_attached(&root, &change).doing(|| "set rootfsPropagation")?;
     }
     // Exec closes everything at once; one by one it would be a tenth of all our system calls.
-    std::mem::forget((kept, own, dev_null));
+    std::mem::forget((kept, own, dev_null, kernels));
     Ok(View { root, terminal, own: !no_pivot })
 }
 
