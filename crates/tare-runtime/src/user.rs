@@ -6,8 +6,9 @@
 
 use std::path::Path;
 
+use rustix::fs::FileType;
 use tare_sys::path::Root;
-use tare_sys::{Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result};
 
 /// Longest passwd or group file that is read, bytes.
 const LIMIT: u64 = 1 << 20;
@@ -142,7 +143,15 @@ struct Row<'a>(&'a str);
 
 impl Table {
     fn read(root: &Root, path: &str) -> Result<Table> {
-        let bytes = root.read(Path::new(path), LIMIT)?.unwrap_or_default();
+        let path = Path::new(path);
+        let Some(place) = root.find(path)? else { return Ok(Table(String::new())) };
+        // Looked at first: to open a pipe or a device is to act on it.
+        let stat = rustix::fs::fstat(&place).doing(|| format!("fstat({})", path.display()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            let why = format!("{} in the image is not a regular file", path.display());
+            return Err(Error::new(Kind::Corrupt, why));
+        }
+        let bytes = root.read(path, LIMIT)?.unwrap_or_default();
         Ok(Table(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
