@@ -272,3 +272,12 @@ fn a_process_that_ends_at_once_does_not_hang_the_caller() {
         bundle.oci(["exec", bundle.id(), "true"]).run().ok();
     }
 }
+
+#[test]
+fn a_process_added_later_has_the_containers_personality() {
+    let bundle = Bundle::new();
+    bundle.config(|config| config["linux"]["personality"] = json!({ "domain": "LINUX32" }));
+    bundle.detached(&[]);
+    let out = bundle.exec(&[], "uname -m").ok();
+    assert!(out == "i686" || !cfg!(target_arch = "x86_64"), "{out}");
+}

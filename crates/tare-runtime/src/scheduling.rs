@@ -21,14 +21,14 @@ const MAX_CPUS: usize = 64 * 1024;
 /// `MAX_NUMNODES` of the largest kernels (1 << `NODES_SHIFT`, at most 10).
 const MAX_NODES: usize = 1024;
 
-/// Gives the calling process what its spec asks for. `linux`: of a container's first process, for what belongs to the
-/// container.
+/// Gives the calling process what its spec asks for, and `linux`, its container's. `first`: it is the container's first
+/// process.
 ///
 /// Without a wish for CPUs it may run on all that its cgroup allows, whatever our caller was confined to (runc #4041:
 /// containers kept the affinity of a systemd unit).
-pub fn apply(process: &Process, linux: Option<&Linux>) -> Result<()> {
+pub fn apply(process: &Process, linux: Option<&Linux>, first: bool) -> Result<()> {
     // The wish is for processes that are executed in a container (config.md, `execCPUAffinity`).
-    if linux.is_some() || process.exec_cpu_affinity().is_none() {
+    if first || process.exec_cpu_affinity().is_none() {
         // Everyone may do this to himself; a failure only means that the old affinity stays.
         let _ = scheduler::set_affinity(&[u64::MAX; MAX_CPUS / 64]);
     }

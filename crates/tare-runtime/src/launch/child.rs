@@ -96,7 +96,7 @@ fn set_up<'a>(start: &'a Start<'a>, channel: &Channel) -> Result<Finish<'a>> {
     std::mem::forget((view, folder));
     let command = Command::of(process, &user)?;
     let linux = spec.linux().as_ref();
-    scheduling::apply(process, linux)?;
+    scheduling::apply(process, linux, true)?;
     let (identity, warnings) = Identity::take(process, &user, launch.filter)?;
     let socket = launch.bundle.and_then(|bundle| bundle.hold);
     let needed: Vec<_> = [Some(channel.as_fd()), socket].into_iter().flatten().collect();

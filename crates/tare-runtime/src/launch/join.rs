@@ -190,7 +190,7 @@ fn set_up<'a>(join: &'a Join<'a>, enter: u64, channel: &Channel) -> Result<Finis
     // Exec closes everything at once.
     std::mem::forget((root, folder, terminal));
     let command = Command::of(process, &user)?;
-    scheduling::apply(process, None)?;
+    scheduling::apply(process, join.spec.linux().as_ref(), false)?;
     scheduling::set_final_affinity(process)?;
     let (identity, warnings) = Identity::take(process, &user, join.filter)?;
     finish::close_the_rest(join.preserve_fds, &[channel.as_fd()], label.as_ref())?;

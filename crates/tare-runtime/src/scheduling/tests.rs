@@ -26,7 +26,7 @@ const STAT: &str = "set -- $(sed 's/.*) //' /proc/$$/stat); shift 16; nice=$1; s
 fn scheduled(json: Value) -> Result<String> {
     let scheduler: Scheduler = serde_json::from_value(json).unwrap();
     let process = ProcessBuilder::default().scheduler(scheduler).build().unwrap();
-    seen(move || apply(&process, None), STAT)
+    seen(move || apply(&process, None, false), STAT)
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn deadline_takes_its_three_times() {
     let scheduler: Scheduler = serde_json::from_value(scheduler).unwrap();
     let process = ProcessBuilder::default().scheduler(scheduler).build().unwrap();
     let policy = std::thread::spawn(move || {
-        apply(&process, None)?;
+        apply(&process, None, false)?;
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
         Ok::<_, Error>(stat.rsplit(") ").next().unwrap().split(' ').nth(38).unwrap().to_owned())
     });
@@ -72,7 +72,7 @@ fn more_than_the_cpus_have_is_told_apart() {
     let held = std::sync::Barrier::new(cpus);
     let kinds = std::thread::scope(|scope| {
         let ask = || {
-            let kind = apply(&process, None).err().map(|err| err.kind());
+            let kind = apply(&process, None, false).err().map(|err| err.kind());
             held.wait();
             kind
         };
@@ -124,7 +124,7 @@ fn flags_are_the_specifications() {
 fn with_io(class: IOPriorityClass, priority: i64) -> Result<String> {
     let io = LinuxIOPriorityBuilder::default().class(class).priority(priority).build().unwrap();
     let process = ProcessBuilder::default().io_priority(io).build().unwrap();
-    seen(move || apply(&process, None), "ionice -p $$")
+    seen(move || apply(&process, None, false), "ionice -p $$")
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn affinity_is_set_and_taken_back() {
         let (wanted, process) = (wanted.clone(), process.clone());
         let change = move || {
             set_initial_affinity(&wanted)?;
-            apply(&process, as_container.then(Linux::default).as_ref())
+            apply(&process, None, as_container)
         };
         assert_eq!(&seen(change, CPUS).unwrap(), want, "{as_container}");
     }
