@@ -19,17 +19,18 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxIntelRdt, LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 use tare_cgroup::{Cgroup, Hierarchies};
 use tare_sys::channel::Channel;
 use tare_sys::process::{self, Child};
 use tare_sys::{Error, Kind, Result};
 
-use crate::hooks;
 use crate::launch::{self, Agent};
 use crate::notify::NotifySocket;
+use crate::{hooks, rdt};
 use record::{Folder, Record};
+
 
 /// Where containers are kept, and who makes their cgroups.
 #[derive(Clone, Debug)]
@@ -258,7 +259,8 @@ impl Container {
         if record.pidfd().is_none() {
             return Ok(Status::Stopped);
         }
-        if self.folder.start_socket().exists() {
+        // A `start` that was killed in the middle leaves the socket behind.
+        if self.folder.start_socket().exists() && !has_executed(record.pid) {
             return Ok(Status::Created);
         }
         match self.cgroup()?.is_frozen() {
@@ -333,6 +335,27 @@ impl Container {
         }
     }
 
+    /// Changes its shares of cache and memory bandwidth, in the group of its spec or in one of its own.
+    ///
+    /// Errors: as those of `linux.intelRdt` at its creation.
+    pub fn update_rdt(&self, l3_cache: Option<String>, memory_bandwidth: Option<String>) -> Result<()> {
+        let _lock = self.folder.lock()?;
+        let mut record = self.folder.record()?.ok_or_else(not_running)?;
+        let process = self.process().ok_or_else(not_running)?;
+        let spec = self.spec()?;
+        let own = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+        let mut wanted = LinuxIntelRdt::default();
+        wanted.set_clos_id(own.and_then(|own| own.clos_id().clone()));
+        wanted.set_l3_cache_schema(l3_cache);
+        wanted.set_mem_bw_schema(memory_bandwidth);
+        let made = rdt::join(&wanted, &record.id, process.pid)?;
+        if record.rdt.is_none() && made.is_some() {
+            record.rdt = made;
+            self.folder.write_record(&record)?;
+        }
+        Ok(())
+    }
+
     /// The processes in it, as the host numbers them.
     pub fn processes(&self) -> Result<Vec<i32>> {
         let pids = self.cgroup()?.processes()?;
@@ -345,6 +368,16 @@ impl Container {
     pub fn delete(self, force: bool) -> Result<Vec<String>> {
         removal::delete(self, force)
     }
+}
+
+/// Whether a process that was cloned runs a program of its own by now.
+fn has_executed(pid: i32) -> bool {
+    /// `PF_FORKNOEXEC` of the kernel's linux/sched.h, in the ninth field (proc_pid_stat(5)).
+    const ONLY_CLONED: u32 = 0x40;
+    let stat = tare_sys::path::read_short(&format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field is a name in parentheses, which may hold anything.
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(6)?.parse().ok());
+    flags.is_some_and(|flags: u32| flags & ONLY_CLONED == 0)
 }
 
 fn not_running() -> Error {

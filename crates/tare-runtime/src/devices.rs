@@ -17,6 +17,7 @@ use tare_sys::mount::{Change, Detached, attr};
 use tare_sys::path::Root;
 use tare_sys::{Context, Error, Kind, Result};
 
+use crate::annotations;
 use crate::mounts::Options;
 use crate::rootfs::IdMap;
 
@@ -57,8 +58,7 @@ pub fn build(
     spec: &Spec,
     idmap: Option<IdMap<'_>>,
 ) -> Result<(Detached, bool)> {
-    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
-    let dev = options.build_new("tmpfs", mount, label)?;
+    let dev = options.build_new("tmpfs", mount, annotations::mount_label(spec)?)?;
     let nodes = match idmap {
         Some(map) => {
             rustix::fs::fchown(&open_root(&dev)?, Some(Uid::from_raw(map.uid)), Some(Gid::from_raw(map.gid)))

@@ -9,17 +9,19 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::Hook;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 use tare_sys::process::{self, Child, Ended};
 use tare_sys::spawn::{Program, spawn};
 use tare_sys::{Context, Error, Kind, Result};
+
+use crate::annotations;
 
 /// The container as a hook, or a seccomp agent, is told of it (runtime-spec, runtime.md, "State").
 #[derive(Clone, Debug, Serialize)]
@@ -52,16 +54,22 @@ pub fn run(kind: &str, hooks: &[Hook], state: &HookState<'_>, folder: &Path) -> 
     if hooks.is_empty() {
         return Ok(());
     }
-    let state = serde_json::to_vec(state)
+    let json = serde_json::to_vec(state)
         .map_err(|err| Error::new(Kind::Usage, format!("{kind} hooks: write the state as JSON: {err}")))?;
+    // In the container's own root the path would be another file.
+    let file = |name: &str| match (kind, state.annotations) {
+        ("startContainer", _) | (_, None) => None,
+        (_, Some(all)) => all.get(name).map(PathBuf::from),
+    };
+    let (out, err) = (file(annotations::HOOKS_OUT), file(annotations::HOOKS_ERR));
     for (index, hook) in hooks.iter().enumerate() {
-        run_one(hook, &state, folder)
+        run_one(hook, &json, folder, [&out, &err])
             .map_err(|err| err.context(format!("{kind} hook {index} ({})", hook.path().display())))?;
     }
     Ok(())
 }
 
-fn run_one(hook: &Hook, state: &[u8], folder: &Path) -> Result<()> {
+fn run_one(hook: &Hook, state: &[u8], folder: &Path, files: [&Option<PathBuf>; 2]) -> Result<()> {
     let refuse = |why: &str| Err(Error::new(Kind::Usage, why));
     if !hook.path().is_absolute() {
         return refuse("its path has to be absolute");
@@ -79,8 +87,8 @@ fn run_one(hook: &Hook, state: &[u8], folder: &Path) -> Result<()> {
     };
     let env = c_strings(hook.env().as_deref().unwrap_or_default())?;
     let stdin = file_of(state)?;
-    let (mut out, out_end) = Tail::new()?;
-    let (mut err, err_end) = Tail::new()?;
+    let (mut out, out_end) = Tail::of(files[0].as_deref())?;
+    let (mut err, err_end) = Tail::of(files[1].as_deref())?;
     let stdio = [stdin.as_fd(), out_end.as_fd(), err_end.as_fd()];
     // Later than the clock can say is never.
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -158,6 +166,15 @@ struct Tail {
 const SHOWN: usize = 4096;
 
 impl Tail {
+    /// Nothing, where all goes to a file. Answers the end to write into, too.
+    fn of(file: Option<&Path>) -> Result<(Tail, OwnedFd)> {
+        let Some(file) = file else { return Tail::new() };
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+        let end = rustix::fs::open(file, flags, Mode::from_raw_mode(0o644))
+            .doing(|| format!("open {} for the output of hooks", file.display()))?;
+        Ok((Tail { pipe: None, bytes: Vec::new() }, end))
+    }
+
     /// Answers the end to write into, too.
     fn new() -> Result<(Tail, OwnedFd)> {
         let (read, write) =

@@ -10,6 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod annotations;
 pub mod capability;
 pub mod container;
 mod copy_up;

@@ -181,8 +181,8 @@ impl Options {
         Detached::clone_fd(link, self.recursive_bind)
     }
 
-    /// Makes a new file system in the caller's namespaces. `label`: SELinux' for what is in it.
-    pub fn build_new(&self, kind: &str, mount: &Mount, label: Option<&str>) -> Result<Detached> {
+    /// Makes a new file system in the caller's namespaces. `label`: SELinux' for what is in it, as an option.
+    pub fn build_new(&self, kind: &str, mount: &Mount, label: Option<(&str, &str)>) -> Result<Detached> {
         let what = || format!("mount {kind} on {}", mount.destination().display());
         let mut fs = NewFs::open(kind).doing(what).map_err(|err| match err.errno() {
             Some(Errno::NODEV) => err.with_kind(Kind::Unsupported).hint(format!(
@@ -200,8 +200,8 @@ impl Options {
             }
             .doing(what)?;
         }
-        if let Some(label) = label.filter(|label| !label.is_empty() && matches!(kind, "tmpfs" | "devpts")) {
-            fs = fs.string("context", label).doing(what)?;
+        if let Some((option, label)) = label.filter(|_| matches!(kind, "tmpfs" | "devpts")) {
+            fs = fs.string(option, label).doing(what)?;
         }
         let late = if self.copy_up { attr::RDONLY } else { 0 };
         let tree = fs.mount(self.attributes() & !late).doing(what)?;
@@ -287,8 +287,9 @@ pub fn explain_idmap(err: Error, way_out: &str) -> Error {
 /// Attaches a spec's mount where it belongs inside the root, making the place where it is missing: a folder for
 /// a folder, a file for anything else. Answers the place, for a caller whom closing it costs more than keeping it.
 ///
-/// Where the place lies on a procfs, only files that lxcfs(1) stands in for may be covered, and a procfs or sysfs
-/// itself goes on a folder that is one, not on a link to one (CVE-2019-19921, CVE-2023-27561).
+/// Where the place lies on the container's procfs, by its name or by links of the image, only files that lxcfs(1)
+/// stands in for may be covered, and a procfs or sysfs itself goes on a folder that is one, not on a link to one
+/// (CVE-2019-19921, CVE-2023-27561).
 pub fn attach(root: &Root, mount: &Mount, options: &Options, built: &Detached) -> Result<OwnedFd> {
     let destination = mount.destination();
     let what = || format!("attach the mount on {}", destination.display());
@@ -309,8 +310,8 @@ pub fn attach(root: &Root, mount: &Mount, options: &Options, built: &Detached) -
         place(root, destination, folder)
     };
     let target = target.doing(what)?;
-    if kind != "proc" && destination.components().nth(1) == Some(Component::Normal("proc".as_ref())) {
-        refuse_proc(&target, mount, built).doing(what)?;
+    if kind != "proc" {
+        refuse_proc(root, &target, mount, built).doing(what)?;
     }
     put(built, target).doing(what)
 }
@@ -394,7 +395,7 @@ const COVERABLE: [&str; 10] = [
 
 /// Refuses to cover what the kernel says about processes: a label or a setting would be written to something
 /// that only looks like it (CVE-2019-16884).
-fn refuse_proc(target: &OwnedFd, mount: &Mount, built: &Detached) -> Result<()> {
+fn refuse_proc(root: &Root, target: &OwnedFd, mount: &Mount, built: &Detached) -> Result<()> {
     /// `PROC_SUPER_MAGIC` (linux/magic.h).
     const PROC: u64 = 0x9fa0;
     let on = |fd: BorrowedFd<'_>| -> Result<bool> {
@@ -405,6 +406,10 @@ fn refuse_proc(target: &OwnedFd, mount: &Mount, built: &Detached) -> Result<()> 
     if !inside || COVERABLE.iter().any(|path| destination == Path::new(path)) {
         return Ok(());
     }
+    // The host's own, which somebody has mounted elsewhere, confines nobody.
+    if !destination.starts_with("/proc") && !is_same_file_system(root, Path::new("/proc"), target)? {
+        return Ok(());
+    }
     if on(built.as_fd())? {
         return Ok(());
     }
@@ -413,6 +418,12 @@ fn refuse_proc(target: &OwnedFd, mount: &Mount, built: &Detached) -> Result<()> 
         format!("{} cannot be mounted because it is inside /proc", destination.display()),
     )
     .hint("only a procfs may be mounted there, or a file over one of those that lxcfs provides"))
+}
+
+fn is_same_file_system(root: &Root, path: &Path, file: &OwnedFd) -> Result<bool> {
+    let Some(there) = root.find(path)? else { return Ok(false) };
+    let device = |fd: &OwnedFd| Ok(rustix::fs::fstat(fd).doing(|| "fstat(place)")?.st_dev);
+    Ok(device(&there)? == device(file)?)
 }
 
 #[cfg(test)]

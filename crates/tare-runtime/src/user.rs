@@ -4,11 +4,15 @@
 //! most, parsed by us and never by the host's NSS (CVE-2019-14271, CVE-2026-47262). Digits are an id and never
 //! a name (CVE-2026-46680, CVE-2024-40635).
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use oci_spec::runtime::Process;
 use rustix::fs::FileType;
 use tare_sys::path::Root;
 use tare_sys::{Context, Error, Kind, Result};
+
+use crate::annotations;
 
 /// Longest passwd or group file that is read, bytes.
 const LIMIT: u64 = 1 << 20;
@@ -22,8 +26,8 @@ pub enum UserRequest {
         uid: u32,
         /// Group id.
         gid: u32,
-        /// Supplementary groups.
-        groups: Vec<u32>,
+        /// Supplementary groups; `None`: those that the caller has.
+        groups: Option<Vec<u32>>,
     },
     /// Words, to be looked up in the container's `/etc/passwd` and `/etc/group`.
     Words {
@@ -41,13 +45,26 @@ pub struct User {
     pub uid: u32,
     /// Group id inside.
     pub gid: u32,
-    /// Supplementary groups inside.
-    pub groups: Vec<u32>,
+    /// Supplementary groups inside; `None`: those that it has.
+    pub groups: Option<Vec<u32>>,
     /// Home folder; `/` where passwd knows none.
     pub home: String,
 }
 
 impl UserRequest {
+    /// As a spec has it, and its container's annotations.
+    pub fn of(process: &Process, annotations: &Option<HashMap<String, String>>) -> UserRequest {
+        let user = process.user();
+        let keep = annotations::on(annotations, annotations::KEEP_GROUPS);
+        let groups = (!keep).then(|| user.additional_gids().clone().unwrap_or_default());
+        UserRequest::Ids { uid: user.uid(), gid: user.gid(), groups }
+    }
+
+    /// Whether the process keeps the caller's groups.
+    pub fn keeps_groups(&self) -> bool {
+        matches!(self, UserRequest::Ids { groups: None, .. })
+    }
+
     /// Looks it up inside the root.
     pub fn resolve(&self, root: &Root) -> Result<User> {
         let passwd = Table::read(root, "/etc/passwd")?;
@@ -109,7 +126,7 @@ fn look_up(user: &str, more_groups: &[String], passwd: &Table, group: &Table) ->
     }
     let mut seen = std::collections::BTreeSet::new();
     groups.retain(|id| seen.insert(*id));
-    Ok(User { uid, gid, groups, home: passwd.home(uid) })
+    Ok(User { uid, gid, groups: Some(groups), home: passwd.home(uid) })
 }
 
 fn group_id(word: &str, group: &Table) -> Result<u32> {
@@ -201,11 +218,11 @@ mod tests {
     #[test]
     fn names_ids_and_groups() {
         let web = find("web", &[]).unwrap();
-        assert_eq!((web.uid, web.gid, web.groups, web.home.as_str()), (33, 33, vec![4, 44], "/srv"));
+        assert_eq!((web.uid, web.gid, web.groups, web.home.as_str()), (33, 33, Some(vec![4, 44]), "/srv"));
         let root = find("", &[]).unwrap();
         assert_eq!((root.uid, root.gid, root.home.as_str()), (0, 0, "/root"));
         let mixed = find("web:video", &["4", "www"]).unwrap();
-        assert_eq!((mixed.gid, mixed.groups), (44, vec![4, 33]));
+        assert_eq!((mixed.gid, mixed.groups), (44, Some(vec![4, 33])));
         let unknown = find("1234", &[]).unwrap();
         assert_eq!((unknown.uid, unknown.gid, unknown.home.as_str()), (1234, 0, "/"));
     }

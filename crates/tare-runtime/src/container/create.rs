@@ -16,7 +16,7 @@ use crate::notify::NotifySocket;
 use crate::rootfs::Rootfs;
 use crate::seccomp::{self, Compiled};
 use crate::user::UserRequest;
-use crate::{descriptors, devices, exe, namespaces, pid_file, rdt, spec};
+use crate::{annotations, descriptors, devices, exe, namespaces, pid_file, rdt, spec};
 
 /// Where a container finds the socket for sd_notify(3), as under runc.
 const NOTIFY_INSIDE: &str = "/run/notify";
@@ -52,6 +52,7 @@ impl Runtime {
         let config = options.config.clone().unwrap_or_else(|| options.bundle.join("config.json"));
         let bytes = spec::read_file(&config)?;
         let mut spec = spec::parse(&bytes, &config)?;
+        annotations::apply(&mut spec)?;
         exe::protect(&spec)?;
         let preserve_fds = preserve(&mut spec, options.preserve_fds)?;
         let (folder, lock) = Folder::make(&self.root, id)?;
@@ -168,7 +169,9 @@ impl New<'_> {
         let finish = || -> Result<Option<OwnedFd>> {
             self.folder.write_record(&record)?;
             let terminal = send_terminal(running.terminal, self.options.console_socket.as_deref())?;
-            announce(self.options, child.pid, child.pidfd.as_fd())?;
+            let receiver = annotations::get(spec.annotations(), annotations::PIDFD_RECEIVER).map(Path::new);
+            let socket = self.options.pidfd_socket.as_deref().or(receiver);
+            tell_pid(self.options.pid_file.as_deref(), socket, child.pid, child.pidfd.as_fd())?;
             if !self.hold {
                 let container =
                     Container { folder: Folder::open(&self.runtime.root, id)?, record: Some(record.clone()) };
@@ -221,7 +224,9 @@ impl New<'_> {
         filter: Option<&Compiled>,
         hold: Option<&OwnedFd>,
     ) -> Result<Running> {
-        let user = user_of(spec);
+        let process =
+            spec.process().as_ref().ok_or_else(|| Error::new(Kind::Usage, "the spec has no process"))?;
+        let user = UserRequest::of(process, spec.annotations());
         launch(&Launch {
             spec,
             rootfs: &Rootfs::Directory(self.rootfs(spec)),
@@ -245,27 +250,12 @@ impl New<'_> {
     }
 }
 
-/// Whom the spec asks for.
-fn user_of(spec: &Spec) -> UserRequest {
-    let user = spec.process().as_ref().map(|process| process.user().clone()).unwrap_or_default();
-    UserRequest::Ids {
-        uid: user.uid(),
-        gid: user.gid(),
-        groups: user.additional_gids().clone().unwrap_or_default(),
-    }
-}
-
 /// Sends our side of the terminal to whom the caller said; without such, it is the caller's.
 pub fn send_terminal(terminal: Option<OwnedFd>, socket: Option<&Path>) -> Result<Option<OwnedFd>> {
     let (Some(terminal), Some(socket)) = (&terminal, socket) else { return Ok(terminal) };
     descriptors::send_fd(socket, terminal.as_fd(), b"/dev/ptmx")
         .doing(|| format!("send the terminal to the console socket {}", socket.display()))?;
     Ok(None)
-}
-
-/// Tells the caller who the process is.
-fn announce(options: &CreateOptions, pid: rustix::process::Pid, pidfd: BorrowedFd<'_>) -> Result<()> {
-    tell_pid(options.pid_file.as_deref(), options.pidfd_socket.as_deref(), pid, pidfd)
 }
 
 /// Writes the pid file and sends the pidfd.

@@ -38,12 +38,7 @@ impl Container {
         let spec = self.spec()?;
         exe::protect(&spec)?;
         let filter = self.folder.filter()?;
-        let user = process.user();
-        let user = UserRequest::Ids {
-            uid: user.uid(),
-            gid: user.gid(),
-            groups: user.additional_gids().clone().unwrap_or_default(),
-        };
+        let user = UserRequest::of(process, spec.annotations());
         let start = |cgroup: &Cgroup| {
             join(&Join {
                 spec: &spec,

@@ -67,7 +67,7 @@ fn set_up<'a>(start: &'a Start<'a>, channel: &Channel) -> Result<Finish<'a>> {
         make_time_namespace(spec)?;
     }
     if namespaces.private(namespace::USER) {
-        identity::become_root()?;
+        identity::become_root(launch.user.keeps_groups())?;
     } else {
         identity::hide()?;
     }
@@ -132,7 +132,7 @@ pub fn expect(channel: &Channel, wanted: &dyn Fn(&ToChild) -> bool) -> Result<(T
 fn enter_then_clone(start: &Start<'_>, channel: &Channel) -> Result<()> {
     start.namespaces.enter_user(start.entered)?;
     // The new namespaces belong to the joined user namespace, so we have to be its root to make them.
-    identity::become_root()?;
+    identity::become_root(start.launch.user.keeps_groups())?;
     match process::clone_sibling(start.namespaces.make)? {
         Side::Child => Ok(()),
         Side::Parent(child) => {

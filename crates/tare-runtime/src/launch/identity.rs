@@ -22,7 +22,7 @@ pub struct Identity {
 }
 
 /// Becomes root of the user namespace that we are in.
-pub fn become_root() -> Result<()> {
+pub fn become_root(keep_groups: bool) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
     rustix::thread::set_thread_res_gid(gid, gid, gid)
         .doing(|| "setresgid(0, 0, 0)")
@@ -30,7 +30,9 @@ pub fn become_root() -> Result<()> {
     rustix::thread::set_thread_res_uid(uid, uid, uid)
         .doing(|| "setresuid(0, 0, 0)")
         .map_err(|err| explain_id(err, true))?;
-    set_groups(&[])?;
+    if !keep_groups {
+        set_groups(&[])?;
+    }
     hide()
 }
 
@@ -65,7 +67,9 @@ impl Identity {
         sets.limit_bounding()?;
         rustix::thread::set_keep_capabilities(true).doing(|| "prctl(PR_SET_KEEPCAPS)")?;
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-        set_groups(&user.groups)?;
+        if let Some(groups) = &user.groups {
+            set_groups(groups)?;
+        }
         rustix::thread::set_thread_res_gid(gid, gid, gid)
             .doing(|| format!("setresgid({})", user.gid))
             .map_err(|err| explain_id(err, false))?;

@@ -168,7 +168,7 @@ fn set_up<'a>(join: &'a Join<'a>, enter: u64, channel: &Channel) -> Result<Finis
         process::enter(join.target, enter).doing(|| "enter the container's namespaces")?;
     }
     if enter & namespace::USER != 0 {
-        identity::become_root()?;
+        identity::become_root(join.user.keeps_groups())?;
     }
     if enter & namespace::PID != 0 {
         clone_inside(channel)?;

@@ -19,7 +19,7 @@ use super::message::{self, FromChild, ToChild};
 use super::{Launch, hook_state, outside};
 use crate::mounts::{self, Options};
 use crate::rootfs::Rootfs;
-use crate::{copy_up, devices, hooks, masks, sysctl};
+use crate::{annotations, copy_up, devices, hooks, masks, sysctl};
 
 /// The container's view, not yet stepped into.
 pub struct View {
@@ -300,7 +300,7 @@ struct Own {
 impl Own {
     fn build(launch: &Launch<'_>, has_cgroup_namespace: bool) -> Result<Own> {
         let mut own = Own::default();
-        let label = launch.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+        let label = annotations::mount_label(launch.spec)?;
         for mount in launch.spec.mounts().iter().flatten() {
             let options = Options::of(mount)?;
             if options.bind || devices::is_dev(mount) {

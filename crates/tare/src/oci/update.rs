@@ -52,15 +52,13 @@ pub fn update(call: &Call) -> Result<u8> {
             call.warn(&[format!("--{gone} is ignored: Linux 5.16 took the limit away")]);
         }
     }
-    for schema in ["l3-cache-schema", "mem-bw-schema"] {
-        if call.given.text(schema).is_some_and(|text| !text.is_empty()) {
-            let what =
-                format!("--{schema}: Intel RDT of a running container cannot be changed by this runtime");
-            return Err(Error::new(Kind::Unsupported, what)
-                .hint("write to the container's folder in /sys/fs/resctrl"));
-        }
+    let container = call.container()?;
+    let schema = |flag: &str| call.given.text(flag).filter(|text| !text.is_empty()).map(str::to_owned);
+    let (cache, bandwidth) = (schema("l3-cache-schema"), schema("mem-bw-schema"));
+    if cache.is_some() || bandwidth.is_some() {
+        container.update_rdt(cache, bandwidth)?;
     }
-    call.container()?.update(&resources)?;
+    container.update(&resources)?;
     Ok(0)
 }
 
