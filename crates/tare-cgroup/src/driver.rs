@@ -104,6 +104,26 @@ impl Cgroup {
         }
     }
 
+    /// Where [`create_for`](Cgroup::create_for) is about to make directories, for a note that outlives a kill half way;
+    /// `None` where it makes none.
+    ///
+    /// Errors: [`Kind::Usage`] for a bad path.
+    pub fn place_for(
+        on: &Hierarchies,
+        driver: &Driver,
+        id: &str,
+        cgroups_path: Option<&str>,
+    ) -> Result<Option<Location>> {
+        match driver {
+            Driver::Cgroupfs => {
+                let relative = place(on.version(), cgroups_path.filter(|path| !path.is_empty()), id)?;
+                Ok(Some(Cgroup::new(on, relative, 0, Keeper::Files).location()))
+            }
+            // A unit is made when there is a process for it.
+            Driver::Systemd { .. } | Driver::Disabled => Ok(None),
+        }
+    }
+
     fn make_oci(self, resources: &LinuxResources, named: bool) -> Result<Cgroup> {
         let making = |eager| Making { eager, take: true, rootless: self.rootless };
         let made = match self.on.version() {

@@ -75,6 +75,15 @@ impl Cgroup {
         })
     }
 
+    /// Removes what is there of a cgroup that was perhaps never made whole, in each tree where it is empty. Nothing is
+    /// killed and nothing below is touched, for it may be somebody else's: then it has processes, or children.
+    pub fn remove_if_empty(&self) {
+        let Ok(relative) = self.relative() else { return };
+        for dir in self.on.dirs(relative) {
+            let _ = remove_one(self.on.root(), &dir);
+        }
+    }
+
     fn kill_and_remove(&self) -> Result<()> {
         // Most are empty, and the kernel knows that faster than we can look.
         if self.keeper == Keeper::Files {

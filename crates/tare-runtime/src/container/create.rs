@@ -128,6 +128,9 @@ impl New<'_> {
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref()).and_then(Path::to_str);
         let hierarchies = Hierarchies::discover()?;
         let driver = self.runtime.driver()?;
+        if let Some(location) = Cgroup::place_for(&hierarchies, &driver, id, cgroups_path)? {
+            self.folder.announce_cgroup(&location)?;
+        }
         let cgroup = Cgroup::create_for(
             &hierarchies,
             &driver,

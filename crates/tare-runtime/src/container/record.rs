@@ -5,6 +5,7 @@
 //! └── ID/               0711; flock on it: one verb that changes the container at a time
 //!     ├── state.json    what every verb needs to know (`Record`)
 //!     ├── config.json   the specification it was created with
+//!     ├── cgroup.json   where its cgroup is about to be made; for a `create` that dies before it writes state.json
 //!     ├── filter        its compiled system call filter, if any (`seccomp/cache.rs`)
 //!     ├── start.sock    `create`'s process waits here for `start`; gone once the program runs
 //!     └── notify/       the socket for sd_notify(3), if the caller has one
@@ -14,9 +15,9 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -204,8 +205,21 @@ impl Folder {
             .map_err(|err| Error::new(Kind::Corrupt, format!("write the state of {}: {err}", self.id)))?;
         let (path, fresh) = (self.file("state.json"), self.file("state.json.new"));
         let what = || format!("write {}", path.display());
-        fs::write(&fresh, bytes).doing(what)?;
+        write_private(&fresh, &bytes).doing(what)?;
         fs::rename(&fresh, &path).doing(what)
+    }
+
+    /// Notes where its cgroup is about to be made.
+    pub fn announce_cgroup(&self, location: &Location) -> Result<()> {
+        let bytes = serde_json::to_vec(location)
+            .map_err(|err| Error::new(Kind::Corrupt, format!("write the cgroup of {}: {err}", self.id)))?;
+        self.keep("cgroup.json", &bytes)
+    }
+
+    /// Where its cgroup was about to be made, if `create` has come so far.
+    pub fn announced_cgroup(&self) -> Option<Location> {
+        // A note that was cut off is older than the cgroup.
+        serde_json::from_slice(&fs::read(self.file("cgroup.json")).ok()?).ok()
     }
 
     /// The specification it was created with.
@@ -217,7 +231,7 @@ impl Folder {
     /// Keeps a file in it.
     pub fn keep(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.file(name);
-        fs::write(&path, bytes).doing(|| format!("write {}", path.display()))
+        write_private(&path, bytes).doing(|| format!("write {}", path.display()))
     }
 
     /// Its compiled filter, if it has one.
@@ -237,6 +251,13 @@ impl Folder {
             result => result.doing(|| format!("remove {}", self.path.display())),
         }
     }
+}
+
+/// Writes a file that nobody else may read: a spec has passwords in its environment, and others may pass through the
+/// folder if they know the id.
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)
 }
 
 /// Ids of all containers below a root, in order.

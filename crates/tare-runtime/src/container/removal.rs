@@ -55,6 +55,10 @@ pub fn delete(container: Container, force: bool) -> Result<Vec<String>> {
     }
     let _lock = container.folder.lock()?;
     let Some(record) = container.folder.record()? else {
+        // Its `create` died early, or failed: nothing runs, but a cgroup may be there in some of the trees.
+        if let Some(location) = container.folder.announced_cgroup() {
+            Cgroup::at(&tare_cgroup::Hierarchies::discover()?, &location).remove_if_empty();
+        }
         return container.folder.remove().map(|()| Vec::new());
     };
     let cgroup = Cgroup::at(&tare_cgroup::Hierarchies::discover()?, &record.cgroup);
