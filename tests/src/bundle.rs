@@ -39,7 +39,8 @@ impl Bundle {
     pub fn new() -> Bundle {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let folder = tempfile::Builder::new().prefix("tare-oci-").tempdir_in("/var/tmp").expect("a folder");
-        let id = format!("oci-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        // All of one length: what is left of a container is searched for by names that have its id in them.
+        let id = format!("oci-{}-{:05}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let bundle = Bundle { folder, id };
         for name in ["bundle/rootfs", "files"] {
             fs::create_dir_all(bundle.folder.path().join(name)).expect("a folder in the folder");

@@ -12,6 +12,7 @@
 //! When the `Host` goes, it checks that its containers left nothing on the machine: no process, mount or cgroup.
 #![forbid(unsafe_code)]
 
+pub mod attack;
 pub mod bundle;
 pub mod busybox;
 pub mod command;

@@ -1,58 +1,21 @@
-//! Hostile root file systems, races and known escapes: each test is named for what must hold, with the CVE whose
-//! recipe it is.
+//! Known escapes, and settings that must not be lost: each test is named for what must hold, with the CVE whose recipe
+//! it is. Those about the runtime's own binary are in `oci_binary.rs`, about links, pipes and devices in the root file
+//! system in `oci_hostile_rootfs.rs`, about races in `oci_races.rs`, about a runtime that is killed in `oci_kills.rs`.
 #![forbid(unsafe_code)]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tare_tests::Bundle;
+use tare_tests::attack::Canary;
 use tare_tests::bundle::is_ours;
-use tare_tests::{Bundle, Terminal};
-
-/// A folder of the host's beside the bundle, to be left alone.
-fn canary(bundle: &Bundle) -> PathBuf {
-    let folder = bundle.work("canary");
-    fs::create_dir_all(folder.join("pts")).expect("a folder");
-    fs::write(folder.join("null"), "mine").expect("a file");
-    fs::write(folder.join("ptmx"), "mine").expect("a file");
-    folder
-}
-
-fn listing(folder: &Path) -> Vec<(PathBuf, u32, u64)> {
-    let mut all: Vec<_> = fs::read_dir(folder)
-        .expect("a folder")
-        .map(|entry| {
-            let path = entry.expect("an entry").path();
-            let meta = fs::symlink_metadata(&path).expect("its facts");
-            (path, meta.mode(), meta.len())
-        })
-        .collect();
-    all.sort();
-    all
-}
 
 fn without_mount(bundle: &Bundle, destination: &str) {
     bundle.config(|config| {
         let mounts = config["mounts"].as_array_mut().expect("mounts");
         mounts.retain(|mount| !mount["destination"].as_str().is_some_and(|at| at.starts_with(destination)));
     });
-}
-
-#[test]
-fn cve_2019_19921_and_2023_27561_proc_and_sys_are_no_links() {
-    for name in ["proc", "sys"] {
-        let bundle = Bundle::sh("true");
-        fs::create_dir(bundle.rootfs().join("elsewhere")).expect("a folder");
-        let place = bundle.rootfs().join(name);
-        let _ = fs::remove_dir(&place);
-        symlink("/elsewhere", &place).expect("a link");
-        let out = bundle.oci(["run", bundle.id()]).run();
-        assert_ne!(out.code(), 0, "{out:#?}");
-        assert!(out.stderr().contains(name), "{out:#?}");
-        assert!(!bundle.exists());
-    }
 }
 
 #[test]
@@ -69,38 +32,6 @@ fn cve_2019_16884_nothing_but_a_procfs_is_mounted_on_proc() {
     let out = bundle.oci(["run", bundle.id()]).run();
     assert_ne!(out.code(), 0, "{out:#?}");
     assert!(out.stderr().contains("/proc"), "{out:#?}");
-}
-
-#[test]
-fn cve_2026_41579_and_2026_47766_a_linked_dev_leads_nowhere_outside() {
-    let bundle = Bundle::sh("ls /dev >/dev/null; echo ran");
-    let folder = canary(&bundle);
-    let before = listing(&folder);
-    without_mount(&bundle, "/dev");
-    let dev = bundle.rootfs().join("dev");
-    let _ = fs::remove_dir_all(&dev);
-    symlink(&folder, &dev).expect("a link");
-    let _ = bundle.oci(["run", bundle.id()]).run();
-    assert_eq!(listing(&folder), before);
-    assert_eq!(fs::read_to_string(folder.join("null")).expect("a file"), "mine");
-}
-
-#[test]
-fn cve_2026_88264_and_2025_52565_a_console_lands_inside() {
-    let bundle = Bundle::sh("echo ran");
-    let folder = canary(&bundle);
-    let before = listing(&folder);
-    bundle.config(|config| {
-        config["process"]["terminal"] = true.into();
-        let mounts = config["mounts"].as_array_mut().expect("mounts");
-        mounts.retain(|mount| mount["destination"] != "/dev");
-    });
-    let dev = bundle.rootfs().join("dev");
-    fs::create_dir_all(&dev).expect("a folder");
-    symlink(folder.join("console"), dev.join("console")).expect("a link");
-    let mut terminal = Terminal::start(bundle.oci(["run", bundle.id()]), 24, 80);
-    terminal.wait();
-    assert_eq!(listing(&folder), before);
 }
 
 #[test]
@@ -154,35 +85,6 @@ fn cve_2024_21626_and_2016_9962_no_file_of_the_hosts_is_open_inside() {
     assert!(out.lines().all(|fd| matches!(fd, "0" | "1" | "2" | "3")), "{out}");
     let bundle = Bundle::sh("readlink /proc/self/fd/3 /proc/self/fd/4 /proc/self/fd/8");
     assert_eq!(bundle.by_shell(inherits, ["run", bundle.id()]).run().stdout(), "");
-}
-
-#[test]
-fn cve_2019_5736_the_runtimes_binary_cannot_be_written_to() {
-    if !is_ours() {
-        return;
-    }
-    let before = fs::read(tare_tests::bundle::runtime()).expect("the binary");
-    // As an interpreter, the kernel executes the file of whoever executes the script: ours.
-    let bundle = Bundle::new();
-    fs::write(bundle.rootfs().join("bin/evil"), "#!/proc/self/exe\n").expect("a file");
-    fs::set_permissions(
-        bundle.rootfs().join("bin/evil"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .expect("its mode");
-    bundle.config(|config| config["process"]["args"] = json!(["/bin/evil"]));
-    let _ = bundle.oci(["run", bundle.id()]).run();
-    // And while it runs as the first process, waiting for its start, root inside opens it for writing.
-    let bundle = Bundle::new();
-    bundle.created(&[]);
-    let script = "( : >> /proc/1/exe ) 2>&1; ( : > /proc/1/exe ) 2>&1; readlink /proc/1/exe; true";
-    let out = bundle.exec(&[], script);
-    assert!(!out.stdout().is_empty(), "{out:#?}");
-    let path = format!("/proc/{}/exe", bundle.state()["pid"]);
-    // Through the same file, as the host's root: read-only whoever asks.
-    let err = fs::OpenOptions::new().append(true).open(&path).expect_err("it is read-only");
-    assert!(matches!(err.raw_os_error(), Some(26 | 30)), "{err}");
-    assert!(fs::read(tare_tests::bundle::runtime()).expect("the binary") == before);
 }
 
 #[test]
@@ -252,49 +154,6 @@ fn cve_2023_25809_without_a_cgroup_namespace_the_hosts_cgroups_are_read_only() {
 }
 
 #[test]
-fn cve_2021_30465_and_2024_45310_a_swapped_folder_never_puts_a_mount_or_a_file_outside() {
-    let bundle = Bundle::sh("true");
-    let outside = bundle.work("outside");
-    fs::create_dir(&outside).expect("a folder");
-    let shared = bundle.work("shared");
-    fs::create_dir_all(shared.join("place")).expect("folders");
-    symlink(&outside, shared.join("link")).expect("a link");
-    bundle.config(|config| {
-        let mounts = config["mounts"].as_array_mut().expect("mounts");
-        mounts.push(
-            json!({ "destination": "/shared", "type": "bind", "source": shared, "options": ["rbind"] }),
-        );
-        for n in 0..8 {
-            let place = format!("/shared/place/{n}");
-            mounts.push(json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": [] }));
-        }
-    });
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let (place, link) = (shared.join("place"), shared.join("link"));
-            while !over.load(Ordering::Relaxed) {
-                let _ = rustix::fs::renameat_with(
-                    rustix::fs::CWD,
-                    &place,
-                    rustix::fs::CWD,
-                    &link,
-                    rustix::fs::RenameFlags::EXCHANGE,
-                );
-            }
-        });
-        for n in 0..40 {
-            // Whether it starts is the race's affair; where its mounts land is not.
-            let _ = bundle.oci(["run", &format!("{}-{n}", bundle.id())]).run();
-        }
-        over.store(true, Ordering::Relaxed);
-    });
-    assert_eq!(fs::read_dir(&outside).expect("a folder").count(), 0);
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
-    assert!(!mounts.contains(&format!("{}/", outside.display())), "{mounts}");
-}
-
-#[test]
 fn cve_2025_23266_a_hook_gets_its_own_environment_alone() {
     let bundle = Bundle::sh("true");
     let told = bundle.work("env");
@@ -337,4 +196,169 @@ fn a_device_node_of_the_hosts_keeps_its_owner_and_mode() {
     bundle.detached(&[]);
     bundle.oci(["exec", "--user", "4321", bundle.id(), "sh", "-c", "echo x > /data/null"]).run().ok();
     assert_eq!(facts(), before);
+}
+
+#[test]
+fn cve_2022_36109_and_2023_25173_groups_of_exec_are_those_asked_for_and_the_users_own() {
+    let bundle = Bundle::new();
+    bundle.config(|config| {
+        config["process"]["user"] = json!({ "uid": 1000, "gid": 1000, "additionalGids": [5, 7] });
+    });
+    bundle.detached(&[]);
+    let id = |flags: &[&str]| bundle.oci(["exec"]).args(flags).args([bundle.id(), "id", "-G"]).run().ok();
+    assert_eq!(id(&["--user", "2000:2000", "--additional-gids", "9"]).split(' ').next(), Some("2000"));
+    let groups = id(&["--user", "2000:2000", "--additional-gids", "9"]);
+    assert!(
+        groups.split(' ').any(|group| group == "9") && !groups.split(' ').any(|group| group == "0"),
+        "{groups}"
+    );
+    assert_eq!(id(&[]), "1000 5 7");
+}
+
+#[test]
+fn cve_2025_23266_no_hook_gets_the_containers_environment_or_the_callers() {
+    // All kinds, and none has an environment in the spec.
+    let bundle = Bundle::sh("cat /told.startContainer");
+    let outside = bundle.work("told");
+    bundle.config(|config| {
+        config["process"]["env"] =
+            json!(["PATH=/bin", "LD_PRELOAD=/proc/self/cwd/evil.so", "GCONV_PATH=/evil"]);
+        let mut hooks = serde_json::Map::new();
+        for kind in
+            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+        {
+            let file = match kind {
+                "startContainer" => "/told.startContainer".to_owned(),
+                _ => format!("{}.{kind}", outside.display()),
+            };
+            // What the shell itself was given, not what it adds.
+            let script = format!("tr '\\0' '\\n' </proc/$$/environ >{file}");
+            let script = format!("PATH=/bin:/usr/bin; {script}; pwd >>{file}");
+            hooks.insert(kind.to_owned(), json!([{ "path": "/bin/sh", "args": ["sh", "-c", script] }]));
+        }
+        config["hooks"] = Value::Object(hooks);
+    });
+    let call = bundle.oci(["run", bundle.id()]).env("LD_PRELOAD", "/evil.so").env("GCONV_PATH", "/evil");
+    let inside = call.run().ok();
+    let mut told = vec![("startContainer", inside)];
+    for kind in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
+        let file = format!("{}.{kind}", outside.display());
+        told.push((kind, fs::read_to_string(file).expect("what the hook wrote")));
+    }
+    for (kind, text) in told {
+        assert!(!text.contains("evil") && !text.contains("PRELOAD"), "{kind}: {text}");
+        assert!(
+            text.trim_end().lines().last().is_some_and(|folder| folder.starts_with('/')),
+            "{kind}: {text}"
+        );
+    }
+}
+
+#[test]
+fn cve_2021_43784_texts_that_are_too_long_are_refused() {
+    for key in ["path", "uidMappings"] {
+        let bundle = Bundle::sh("true");
+        let long = "x/".repeat(35_000);
+        bundle.config(|config| match key {
+            "path" => {
+                config["linux"]["namespaces"][0]["path"] = format!("/proc/self/ns/{long}").into();
+            }
+            _ => config["linux"]["cgroupsPath"] = format!("/{}/{long}", bundle.id()).into(),
+        });
+        let out = bundle.oci(["run", bundle.id()]).run();
+        assert_ne!(out.code(), 0, "{key}");
+        assert!(!out.stderr().contains("panicked"), "{key}");
+        assert!(!bundle.exists());
+    }
+}
+
+#[test]
+fn a_cgroup_path_leads_nowhere_but_down() {
+    if !is_ours() {
+        return;
+    }
+    let bundle = Bundle::new();
+    bundle.detached(&[]);
+    for path in ["..", "../..", "/../x", "below/../../x"] {
+        let out = bundle.oci(["exec", "--cgroup", path, bundle.id(), "true"]).run();
+        assert_ne!(out.code(), 0, "{path}: {out:#?}");
+    }
+    // In a spec a path with dots is one without them.
+    let bundle = Bundle::sh("cat /proc/self/cgroup");
+    bundle.config(|config| {
+        config["linux"]["cgroupsPath"] = format!("/../../../{}", bundle.id()).into();
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    });
+    let out = bundle.oci(["run", bundle.id()]).run();
+    assert!(out.code() != 0 || !out.stdout().contains(".."), "{out:#?}");
+}
+
+#[test]
+fn cve_2019_16884_a_label_that_cannot_be_given_is_an_error() {
+    if !is_ours() {
+        return;
+    }
+    let selinux = "system_u:system_r:tare_no_such_type_t:s0";
+    for (key, label) in [("apparmorProfile", "tare-no-such-profile"), ("selinuxLabel", selinux)] {
+        let bundle = Bundle::sh("echo unconfined");
+        bundle.config(|config| config["process"][key] = label.into());
+        let out = bundle.oci(["run", bundle.id()]).run();
+        assert!(out.code() != 0 && out.stdout().is_empty(), "{key}: {out:#?}");
+        out.complains_of(&[label]);
+        assert!(!bundle.exists());
+    }
+    let bundle = Bundle::new();
+    bundle.detached(&[]);
+    for flags in [["--apparmor", "tare-no-such-profile"], ["--process-label", selinux]] {
+        let out = bundle.oci(["exec"]).args(flags).args([bundle.id(), "echo", "unconfined"]).run();
+        assert!(out.code() != 0 && out.stdout().is_empty(), "{flags:?}: {out:#?}");
+    }
+}
+
+#[test]
+fn cve_2020_15257_and_2024_25621_what_the_runtime_keeps_is_its_owners_alone() {
+    let bundle = Bundle::new();
+    bundle.config(|config| {
+        // Those of the host, from where an abstract socket could be reached.
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        config["process"]["env"].as_array_mut().expect("variables").push("PASSWORD=secret".into());
+    });
+    bundle.created(&[]);
+    let sockets = bundle.exec(&[], "cat /proc/net/unix").ok();
+    let abstracts = sockets.lines().filter(|line| line.contains('@') && line.contains(bundle.id()));
+    assert_eq!(abstracts.collect::<Vec<_>>(), Vec::<&str>::new());
+    let folder = bundle.root().join(bundle.id());
+    assert_eq!(fs::metadata(&folder).expect("the container's folder").mode() & 0o066, 0);
+    for entry in fs::read_dir(&folder).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let facts = entry.metadata().expect("its facts");
+        // The spec has passwords, and who knows the id may pass through the folder.
+        let forbidden = if facts.is_file() { 0o077 } else { 0o022 };
+        assert_eq!(facts.mode() & forbidden, 0, "{:?} is open to others", entry.path());
+    }
+}
+
+#[test]
+fn cve_2026_53489_nothing_outside_is_read_or_written_for_a_restore() {
+    // Logs and files of a saved container that are links.
+    let bundle = Bundle::sh("true");
+    let canary = Canary::new(bundle.work("canary"));
+    let image = bundle.work("image");
+    fs::create_dir(&image).expect("a folder");
+    for (name, target) in [
+        ("container.log", "secret"),
+        ("descriptors.json", "secret"),
+        ("inventory.img", "secret"),
+        ("config.json", "secret"),
+        ("io.containers", "empty"),
+    ] {
+        symlink(canary.at(target), image.join(name)).expect("a link");
+    }
+    let out = bundle.oci(["restore", "--detach", "--image-path"]).arg(&image).arg(bundle.id()).run();
+    assert_ne!(out.code(), 0, "{out:#?}");
+    assert!(!out.stderr().contains(tare_tests::attack::SECRET), "{out:#?}");
+    assert!(!bundle.exists());
+    canary.is_untouched();
 }

@@ -38,6 +38,10 @@ Chores:
        --runs N                 1000 unless told otherwise
   soak oci-run                  2,000 short runs of the OCI runtime under load, each with its own exit code
        --runs N                 2000 unless told otherwise
+  soak oci-kills|oci-steps|oci-races
+                                the runtime killed at random moments and before each of its system calls, and starts
+                                while another process swaps what they look at
+       --runs N                 1000 unless told otherwise
   bench start                   time `tare run` beside runc and crun (needs root)
        --runs N                 runs of each, 50 unless told otherwise
        --image NAME             the name to give the image in tare's store

@@ -9,17 +9,22 @@ use crate::workspace::option;
 /// The variable by which a test learns how many runs are wanted.
 const RUNS: &str = "TARE_SOAK_RUNS";
 
-/// The name of a soak, how many runs it has unless told otherwise, and the test that it is the long form of.
-const SOAKS: [(&str, u32, &str); 2] = [
+/// The name of a soak, how many runs it has unless told otherwise, and the tests that it is the long form of, by a part
+/// of their names.
+const SOAKS: [(&str, u32, &str); 5] = [
     ("kills", 1000, "of_many_runs_some_killed_at_random"),
     ("oci-run", 2000, "of_many_short_runs_each_ends_with_its_own_code"),
+    ("oci-kills", 1000, "of_many_calls_killed_at_random_nothing_is_left"),
+    // More than any command has steps, so each is tried.
+    ("oci-steps", 1000, "killed_at_each_step_of"),
+    ("oci-races", 1000, "swapped"),
 ];
 
-/// `cargo xtask soak kills|oci-run [--runs N]`.
+/// `cargo xtask soak kills|oci-run|oci-kills|oci-steps|oci-races [--runs N]`.
 pub fn chore(words: &[&str]) -> Result<ExitCode> {
     let (name, mut rest) = words.split_first().map_or(("", words), |(name, rest)| (*name, rest));
     let Some((_, mut runs, test)) = SOAKS.into_iter().find(|soak| soak.0 == name) else {
-        bail!("the soaks are {}", SOAKS.map(|soak| soak.0).join(" and "));
+        bail!("the soaks are {}", SOAKS.map(|soak| soak.0).join(", "));
     };
     while !rest.is_empty() {
         match option(&mut rest, "--runs")? {

@@ -72,7 +72,17 @@ pub const TABLE: [Row; 5] = [
         flavour: Flavour::Bare,
         as_user: false,
         package: "tare-tests",
-        programs: &["cgroup", "userns", "rootfs", "namespaces", "lifecycle", "run", "sweep", "oci*"],
+        programs: &[
+            "cgroup",
+            "userns",
+            "rootfs",
+            "namespaces",
+            "lifecycle",
+            "run",
+            "sweep",
+            "hostile_images",
+            "oci*",
+        ],
         except: &["oci_systemd*", "oci_rootless*"],
         skip: &[
             ("the_host_image", "the guest's root is an overlay, which cannot be idmapped"),
