@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tare_sys::{Error, Kind, Result};
 
 pub use change::Change;
-pub(crate) use document::document;
+pub(crate) use document::{Described, describe, document};
 
 /// The `config` part of an OCI image configuration. Absent and `null` read as empty; unknown fields are
 /// skipped (the blob in the store keeps them).

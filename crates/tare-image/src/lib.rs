@@ -13,8 +13,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod config;
 pub mod digest;
+pub mod documents;
 pub mod reference;
 pub mod store;
 pub mod unpack;

@@ -7,6 +7,7 @@
 //!   layers/<diff id hex>/        a layer's tree, unpacked, with the owners that it names
 //!   layers/mount-points/         what is below every image's layers
 //!   layers/<random>.pending/     a layer on its way in (or out): tree/, blob, config, manifest
+//!   ingest/<blob hex>/           a layer on its way in whose digest is known before (`store/ingest.rs`)
 //!   ids/<image id hex>           JSON: an image that the store holds ([`Image`], without its names)
 //!   names/<name, '/' as '+'>     JSON: what a start needs to know of the image of that name ([`RunRecord`])
 //!   lock                         flock
@@ -29,11 +30,13 @@
 mod files;
 mod import;
 mod index;
+mod ingest;
 mod lock;
 mod mount_points;
 mod pending;
 mod record;
 mod remove;
+mod take;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,6 +51,7 @@ use crate::reference::Reference;
 pub use import::{ImportOptions, Progress};
 pub use record::RunRecord;
 pub use remove::Removed;
+pub use take::{Incoming, LayerState, Source, TakeOptions, Watch};
 
 /// Hex digits of an id that are enough to ask for an image by it, where no other begins alike.
 pub const SHORTEST_ID: usize = 3;
@@ -68,6 +72,9 @@ pub struct Image {
     pub names: Vec<String>,
     /// Digest of the manifest.
     pub manifest: Digest,
+    /// Its media type.
+    #[serde(default = "index::manifest_type")]
+    pub manifest_type: String,
     /// When it was made, RFC 3339 in UTC.
     pub created: String,
     /// What it runs on.
@@ -80,6 +87,12 @@ pub struct Image {
     pub blobs: Vec<Blob>,
     /// Diff-ids of its layers, hex, lowest first.
     pub layers: Vec<String>,
+    /// The digests of its layers' blobs, lowest first.
+    #[serde(default)]
+    pub layer_blobs: Vec<Digest>,
+    /// Bytes in the files of each layer.
+    #[serde(default)]
+    pub layer_sizes: Vec<u64>,
     /// How it wants to be run.
     pub config: ImageConfig,
 }
@@ -212,6 +225,11 @@ impl ImageStore {
             }
         }
         Ok(records)
+    }
+
+    /// Where a blob is.
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
     }
 
     fn name_path(&self, full_name: &str) -> PathBuf {

@@ -1,6 +1,8 @@
-//! The OCI image configuration written for an imported image: one layer, one line of history.
+//! The OCI image configuration: as it is written for an imported image, with one layer and one line of history, and
+//! as it is read from any other.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use tare_sys::{Error, Kind, Result};
 
 use super::{ImageConfig, Platform};
 use crate::digest::Digest;
@@ -43,5 +45,74 @@ pub(crate) fn document(
         config,
         rootfs: RootFs { kind: "layers", diff_ids: [diff_id] },
         history: [History { created, comment }],
+    })
+}
+
+/// What a configuration says of its image.
+#[derive(Clone, Debug)]
+pub(crate) struct Described {
+    pub(crate) config: ImageConfig,
+    pub(crate) platform: Platform,
+    /// RFC 3339.
+    pub(crate) created: String,
+    pub(crate) comment: String,
+    /// Lowest layer first; sha256 all of them.
+    pub(crate) diff_ids: Vec<Digest>,
+}
+
+#[derive(Deserialize)]
+struct Given {
+    created: Option<String>,
+    #[serde(flatten)]
+    platform: Platform,
+    config: Option<ImageConfig>,
+    rootfs: GivenRootFs,
+    #[serde(default)]
+    history: Option<Vec<GivenHistory>>,
+}
+
+#[derive(Deserialize)]
+struct GivenRootFs {
+    #[serde(rename = "type")]
+    kind: String,
+    diff_ids: Vec<Digest>,
+}
+
+#[derive(Deserialize)]
+struct GivenHistory {
+    #[serde(default)]
+    comment: Option<String>,
+}
+
+/// Reads a configuration that somebody else wrote.
+///
+/// Errors: [`Kind::Corrupt`] for what is none; [`Kind::Unsupported`] for an image of another system than Linux.
+pub(crate) fn describe(bytes: &[u8]) -> Result<Described> {
+    let given: Given = serde_json::from_slice(bytes)
+        .map_err(|err| Error::new(Kind::Corrupt, format!("read the image's configuration: {err}")))?;
+    if given.platform.os != "linux" {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("the image is for {}, and this is Linux", given.platform),
+        ));
+    }
+    if given.rootfs.kind != "layers" {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("the image's root file system is of type {:?}, not \"layers\"", given.rootfs.kind),
+        ));
+    }
+    if let Some(odd) = given.rootfs.diff_ids.iter().find(|id| id.hex().len() != 64) {
+        return Err(Error::new(Kind::Unsupported, format!("layer {odd}: only sha256 is known here")));
+    }
+    // The zero of Go's clock, which Docker writes where nobody knows.
+    let created = given.created.filter(|text| text.parse::<jiff::Timestamp>().is_ok());
+    let comment = given.history.unwrap_or_default().pop().and_then(|last| last.comment).unwrap_or_default();
+    Ok(Described {
+        config: given.config.unwrap_or_default(),
+        platform: given.platform,
+        created: created.unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned()),
+        comment,
+        diff_ids: given.rootfs.diff_ids,
     })
 }

@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use tare_sys::{Context, Error, Kind, Result};
 
 use super::pending::Pending;
-use super::{Blob, Image, ImageStore, RunRecord, files, index};
+use super::{Blob, Image, ImageStore, RunRecord, files, index, record};
 use crate::config::{self, Change, ImageConfig, Platform};
+use crate::documents;
 use crate::reference::Reference;
 use crate::unpack::input::{self, Passed};
 use crate::unpack::{self, Limits, Unpacked, pipe};
@@ -80,7 +81,7 @@ impl ImageStore {
         let image = describe(&passed, &unpacked, &pending, options)?;
         // The one sync: tree, blob, config and manifest. Only what it has brought to the disk is renamed.
         rustix::fs::syncfs(&pending.folder).doing(|| format!("syncfs({:?})", pending.path))?;
-        self.publish(image, name, &pending)
+        self.publish_import(image, name, &pending)
     }
 
     /// The two halves of unpacking, on two threads: reading, hashing and inflating here, writing files there.
@@ -132,7 +133,7 @@ impl ImageStore {
     }
 
     /// Renames what is on the disk into place and writes the records; undoes it where that fails.
-    fn publish(&self, mut image: Image, name: &Reference, pending: &Pending) -> Result<Image> {
+    fn publish_import(&self, mut image: Image, name: &Reference, pending: &Pending) -> Result<Image> {
         let lock = self.lock()?;
         let before = self.find_name(name)?;
         let published = self.publish_files(&image, pending).and_then(|()| self.publish_records(&image, name));
@@ -173,25 +174,21 @@ impl ImageStore {
     }
 
     fn publish_records(&self, image: &Image, name: &Reference) -> Result<()> {
-        let record = RunRecord {
+        let name = RunRecord {
             image_id: image.id.to_string(),
             name: name.full(),
             layers: image.layers.clone(),
             config: image.config.clone(),
         };
-        files::replace(&self.root.join("ids"), image.id.hex(), &to_json(image)?, 0o600)?;
-        self.publish_name(&record)?;
+        files::replace(&self.root.join("ids"), image.id.hex(), &record::to_json(image)?, 0o600)?;
+        self.publish_name(&name)?;
         self.write_index()
     }
 
-    fn publish_name(&self, record: &RunRecord) -> Result<()> {
-        let file_name = super::record::file_name(&record.name);
-        files::replace(&self.root.join("names"), &file_name, &to_json(record)?, 0o600)
+    pub(super) fn publish_name(&self, name: &RunRecord) -> Result<()> {
+        let file_name = record::file_name(&name.name);
+        files::replace(&self.root.join("names"), &file_name, &record::to_json(name)?, 0o600)
     }
-}
-
-fn to_json(record: &impl serde::Serialize) -> Result<Vec<u8>> {
-    serde_json::to_vec(record).map_err(|err| Error::new(Kind::Kernel, format!("write a record: {err}")))
 }
 
 /// Writes configuration and manifest beside the layer.
@@ -209,7 +206,7 @@ fn describe(
         .map_err(|err| Error::new(Kind::Kernel, format!("write the configuration: {err}")))?;
     let config_blob = index::check_size("configuration", &document)?;
     let layer = Blob { digest: passed.blob.clone(), size: passed.blob_size };
-    let manifest = index::manifest(&config_blob, &layer, passed.compression)?;
+    let manifest = documents::manifest(&config_blob, &[(layer.clone(), passed.compression)])?;
     let manifest_blob = index::check_size("manifest", &manifest)?;
     files::create(&pending.path.join("config"), &document, 0o444)?;
     files::create(&pending.path.join("manifest"), &manifest, 0o444)?;
@@ -222,12 +219,15 @@ fn describe(
         id: config_blob.digest.clone(),
         names: Vec::new(),
         manifest: manifest_blob.digest.clone(),
+        manifest_type: documents::MANIFEST.to_owned(),
         created,
         platform,
         comment: options.message.clone(),
         size: unpacked.bytes,
-        blobs: vec![config_blob, manifest_blob, layer],
+        blobs: vec![config_blob, manifest_blob, layer.clone()],
         layers: vec![passed.diff_id.hex().to_owned()],
+        layer_blobs: vec![layer.digest.clone()],
+        layer_sizes: vec![unpacked.bytes],
         config,
     })
 }

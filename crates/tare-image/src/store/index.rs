@@ -4,34 +4,21 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use oci_spec::image::{
-    Descriptor, DescriptorBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType, Sha256Digest,
+    Descriptor, DescriptorBuilder, ImageIndexBuilder, MediaType, Sha256Digest,
 };
 use tare_sys::{Error, Kind, Result};
 
 use super::{Blob, Image, ImageStore, files};
 use crate::digest::Digest;
-use crate::unpack::Compression;
 
 /// The file `oci-layout`.
 pub(super) const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Bytes that a manifest may have, in every engine.
 const MANIFEST_MAX: usize = 4 << 20;
 
-/// The manifest of an image of one layer.
-pub(super) fn manifest(config: &Blob, layer: &Blob, compression: Compression) -> Result<Vec<u8>> {
-    let layer_type = match compression {
-        Compression::None => MediaType::ImageLayer,
-        Compression::Gzip => MediaType::ImageLayerGzip,
-        Compression::Zstd => MediaType::ImageLayerZstd,
-    };
-    let manifest = ImageManifestBuilder::default()
-        .schema_version(2u32)
-        .media_type(MediaType::ImageManifest)
-        .config(descriptor(MediaType::ImageConfig, config)?)
-        .layers(vec![descriptor(layer_type, layer)?])
-        .build()
-        .map_err(|err| broken(&err))?;
-    serde_json::to_vec(&manifest).map_err(|err| broken(&err))
+/// The media type of the manifests that we write.
+pub(super) fn manifest_type() -> String {
+    MediaType::ImageManifest.to_string()
 }
 
 impl ImageStore {
@@ -40,7 +27,7 @@ impl ImageStore {
         let mut lines = Vec::new();
         for image in self.list()? {
             let blob = Blob { digest: image.manifest.clone(), size: manifest_size(&image) };
-            let line = descriptor(MediaType::ImageManifest, &blob)?;
+            let line = descriptor(MediaType::from(image.manifest_type.as_str()), &blob)?;
             if image.names.is_empty() {
                 lines.push(line.clone());
             }

@@ -45,6 +45,11 @@ pub(super) fn file_name(full_name: &str) -> String {
     full_name.replace('/', "+")
 }
 
+/// A record's bytes.
+pub(super) fn to_json(record: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|err| Error::new(Kind::Kernel, format!("write a record: {err}")))
+}
+
 /// Reads a record; `None` where there is none.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match std::fs::read(path) {

@@ -140,7 +140,7 @@ impl ImageStore {
     }
 
     /// Blobs and layers of an image that no image held uses, as hex.
-    fn unused(&self, image: &Image) -> Result<(Vec<String>, Vec<String>)> {
+    pub(super) fn unused(&self, image: &Image) -> Result<(Vec<String>, Vec<String>)> {
         let held = self.images()?;
         let blobs: BTreeSet<&str> =
             held.iter().flat_map(|i| &i.blobs).map(|blob| blob.digest.hex()).collect();

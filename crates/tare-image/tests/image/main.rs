@@ -8,3 +8,4 @@ mod faults;
 mod hostile;
 mod round_trip;
 mod store;
+mod take;

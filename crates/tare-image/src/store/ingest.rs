@@ -1,0 +1,289 @@
+//! A layer on its way in, under the digest of its blob: `ingest/<blob hex>/`.
+//!
+//! ```text
+//! ingest/<blob hex>/    0700; flocked by the process that fills it
+//!   blob                its bytes so far, as they came
+//!   tree/               what they unpack to; begun anew by each process
+//! ```
+//!
+//! Unlike a pending folder it outlives the process that fills it: whoever wants the layer next goes on where the
+//! blob stopped. Its bytes are believed only once they have the digest.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use tare_sys::{Context, Error, Kind, Result};
+
+use super::take::{LayerState, Source};
+use super::{ImageStore, files};
+use crate::digest::Digest;
+use crate::unpack::input::{self, Passed};
+use crate::unpack::{self, Limits, Unpacked, pipe, removal};
+
+/// The folder of all of them.
+pub(super) const INGEST: &str = "ingest";
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// How often a layer's bytes are asked for again, in a row, without one more byte coming.
+const TRIES: u32 = 5;
+
+/// A layer's folder, held against other processes until dropped.
+pub(super) struct Ingest {
+    pub(super) path: PathBuf,
+    name: String,
+    parent: OwnedFd,
+    folder: OwnedFd,
+}
+
+/// What is wanted of a source.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) digest: &'a Digest,
+    pub(super) size: u64,
+    pub(super) diff_id: &'a Digest,
+}
+
+impl Ingest {
+    /// Opens or makes the folder of a blob. While another process holds it, this waits, and says so first.
+    pub(super) fn open(store: &ImageStore, digest: &Digest, waits: &dyn Fn()) -> Result<Ingest> {
+        let parent_path = store.root.join(INGEST);
+        files::make_folder(&parent_path, 0o700)?;
+        let parent = rustix::fs::open(&parent_path, FOLDER, Mode::empty())
+            .doing(|| format!("open({parent_path:?})"))?;
+        let name = digest.hex().to_owned();
+        let path = parent_path.join(&name);
+        let mut told = false;
+        loop {
+            match files::make_folder(&path, 0o700) {
+                // The process that had it removed it, between two steps of ours.
+                Err(err) if err.kind() == Kind::NotFound => continue,
+                made => made?,
+            }
+            let folder = match rustix::fs::openat(&parent, &name, FOLDER, Mode::empty()) {
+                // The process that had it has just published the layer.
+                Err(Errno::NOENT) => continue,
+                opened => opened.doing(|| format!("open({path:?})"))?,
+            };
+            match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    if !std::mem::replace(&mut told, true) {
+                        waits();
+                    }
+                    match rustix::fs::flock(&folder, FlockOperation::LockExclusive) {
+                        Err(Errno::INTR) => continue,
+                        locked => locked.doing(|| format!("flock({path:?})"))?,
+                    }
+                }
+                Err(errno) => return Err(errno).doing(|| format!("flock({path:?})")),
+            }
+            // What we hold may have been removed, and made anew by another, before we held it.
+            let held = rustix::fs::fstat(&folder).doing(|| format!("fstat({path:?})"))?;
+            let there = rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW);
+            if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)) {
+                return Ok(Ingest { path, name, parent, folder });
+            }
+        }
+    }
+
+    /// Fetches what is missing of the blob, and unpacks it all. Bytes from an earlier try that turn out wrong are
+    /// thrown away, and the blob is fetched once more.
+    pub(super) fn fill(
+        &self,
+        source: &dyn Source,
+        wanted: Wanted<'_>,
+        limits: &Limits,
+        tell: &(dyn Fn(LayerState) -> Result<()> + Sync),
+    ) -> Result<Unpacked> {
+        let resumed = self.have()? > 0;
+        match self.fill_once(source, wanted, limits, tell) {
+            Err(err) if resumed && err.kind() == Kind::Corrupt => {
+                self.throw_away()?;
+                self.fill_once(source, wanted, limits, tell)
+            }
+            result => result,
+        }
+        .inspect_err(|err| {
+            if err.kind() == Kind::Corrupt {
+                // What is wrong is nothing to go on with. The error says more than a failure to remove it would.
+                let _ = self.throw_away();
+            }
+        })
+    }
+
+    fn fill_once(
+        &self,
+        source: &dyn Source,
+        wanted: Wanted<'_>,
+        limits: &Limits,
+        tell: &(dyn Fn(LayerState) -> Result<()> + Sync),
+    ) -> Result<Unpacked> {
+        let blob_path = self.path.join("blob");
+        let blob = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&blob_path)
+            .doing(|| format!("open({blob_path:?}, O_CREAT)"))?;
+        let mut have = self.have()?;
+        if have > wanted.size {
+            blob.set_len(0).doing(|| format!("ftruncate({blob_path:?})"))?;
+            have = 0;
+        }
+        let kept = File::open(&blob_path).doing(|| format!("open({blob_path:?})"))?;
+        let tree = self.new_tree()?;
+        let rest = Resuming { source, wanted, at: have, inner: None, failures: 0 };
+        // What is there already is read, hashed and written over itself: the same way for every byte.
+        let archive = kept.take(have).chain(rest);
+        let entries = AtomicU64::new(0);
+        let stopped = std::cell::RefCell::new(None);
+        let progress = |bytes_in: u64, _: u64| {
+            let state = LayerState::Coming {
+                bytes: bytes_in,
+                total: wanted.size,
+                entries: entries.load(Ordering::Relaxed),
+            };
+            if let Err(err) = tell(state) {
+                stopped.borrow_mut().get_or_insert(err);
+            }
+        };
+        let (writer, reader) = pipe::pipe();
+        let (counter, folder) = (&entries, self.folder.as_fd());
+        let archive = Stoppable { archive, stopped: &stopped };
+        let (passed, unpacked) = std::thread::scope(|scope| {
+            let unpacking = std::thread::Builder::new()
+                .name("tare-unpack".to_owned())
+                .spawn_scoped(scope, move || unpack::unpack(reader, tree, folder, limits, counter))
+                .doing(|| "start a thread")?;
+            let passed = input::pass(archive, &blob, writer, limits, &progress);
+            let unpacked = unpacking
+                .join()
+                .unwrap_or_else(|_| Err(Error::new(Kind::Kernel, "the thread that unpacks broke off")));
+            Ok::<_, Error>((passed, unpacked))
+        })?;
+        if let Some(err) = stopped.into_inner() {
+            return Err(err);
+        }
+        let (passed, unpacked) = match (passed, unpacked) {
+            // The reading side's own error comes first: the other side only saw the bytes stop.
+            (Err(err), _) | (_, Err(err)) => return Err(err),
+            (Ok(Some(passed)), Ok(unpacked)) => (passed, unpacked),
+            (Ok(None), Ok(_)) => {
+                return Err(Error::new(Kind::Kernel, "the unpacking stopped before the layer's end"));
+            }
+        };
+        check(&passed, wanted)?;
+        Ok(unpacked)
+    }
+
+    /// Removes it: the layer is in the store now, or its bytes are of no use.
+    pub(super) fn remove(self) -> Result<()> {
+        removal::remove(&self.parent, self.name.as_ref())
+    }
+
+    fn have(&self) -> Result<u64> {
+        match rustix::fs::statat(&self.folder, "blob", AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(stat.st_size.unsigned_abs()),
+            Err(Errno::NOENT) => Ok(0),
+            Err(errno) => Err(errno).doing(|| format!("stat({:?})", self.path.join("blob"))),
+        }
+    }
+
+    fn throw_away(&self) -> Result<()> {
+        removal::remove(&self.folder, "blob".as_ref())?;
+        removal::remove(&self.folder, "tree".as_ref())
+    }
+
+    fn new_tree(&self) -> Result<OwnedFd> {
+        removal::remove(&self.folder, "tree".as_ref())?;
+        let path = self.path.join("tree");
+        files::make_folder(&path, 0o700)?;
+        rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .doing(|| format!("open({path:?})"))
+    }
+}
+
+fn check(passed: &Passed, wanted: Wanted<'_>) -> Result<()> {
+    let wrong = |what: &str, is: &dyn std::fmt::Display, should: &dyn std::fmt::Display| {
+        Err(Error::new(Kind::Corrupt, format!("layer {}: its {what} is {is}, not {should}", wanted.digest))
+            .hint("the source sent other bytes than its manifest promises; try again, or ask its owner"))
+    };
+    if passed.blob_size != wanted.size {
+        return wrong("size", &passed.blob_size, &wanted.size);
+    }
+    if passed.blob != *wanted.digest {
+        return wrong("digest", &passed.blob, wanted.digest);
+    }
+    if passed.diff_id != *wanted.diff_id {
+        return wrong("uncompressed digest", &passed.diff_id, wanted.diff_id);
+    }
+    Ok(())
+}
+
+/// A blob's bytes from a source that may break off: then it is asked for the rest.
+struct Resuming<'a> {
+    source: &'a dyn Source,
+    wanted: Wanted<'a>,
+    at: u64,
+    inner: Option<Box<dyn Read + 'a>>,
+    /// In a row, without a byte between.
+    failures: u32,
+}
+
+impl Read for Resuming<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        // One byte more than was promised is enough to know that it is too long.
+        let left = (self.wanted.size + 1).saturating_sub(self.at);
+        let length = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if self.at == self.wanted.size && self.inner.is_none() {
+            return Ok(0);
+        }
+        loop {
+            let inner = match &mut self.inner {
+                Some(inner) => inner,
+                none => none.insert(
+                    self.source
+                        .blob(self.wanted.digest, self.wanted.size, self.at)
+                        .map_err(io::Error::other)?,
+                ),
+            };
+            match inner.read(&mut into[..length]) {
+                Ok(0) if self.at < self.wanted.size && length > 0 => {}
+                Ok(n) => {
+                    self.at += n as u64;
+                    self.failures = 0;
+                    return Ok(n);
+                }
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+                Err(err) if self.failures >= TRIES => return Err(err),
+                Err(_) => {}
+            }
+            self.failures += 1;
+            if self.failures > TRIES {
+                // The layer is too short; what there is of it says so best.
+                return Ok(0);
+            }
+            self.inner = None;
+        }
+    }
+}
+
+/// An archive that ends in an error once somebody said stop.
+struct Stoppable<'a, R> {
+    archive: R,
+    stopped: &'a std::cell::RefCell<Option<Error>>,
+}
+
+impl<R: Read> Read for Stoppable<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.stopped.borrow().is_some() {
+            return Err(io::Error::other(Error::new(Kind::Conflict, "stopped")));
+        }
+        self.archive.read(into)
+    }
+}

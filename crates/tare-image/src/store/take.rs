@@ -1,0 +1,346 @@
+//! Taking in an image that somebody else made: its documents are here, its layers are still with their source.
+//!
+//! ```text
+//! documents ─▶ which layers are missing? ─▶ each: ingest/<blob>/ (fetch, hash, inflate, unpack; several at once)
+//!                                               └─▶ one syncfs ─▶ renames, records (as import does)
+//! ```
+//!
+//! Processes that want the same layer wait for the one that is at it, and find it done. Layers are held in the order
+//! of their digests, so that no two processes wait for each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tare_sys::{Context, Error, Kind, Result};
+
+use super::ingest::{Ingest, Wanted};
+use super::pending::Pending;
+use super::{Blob, Image, ImageStore, RunRecord, files, index, record};
+use crate::config::{self, Described};
+use crate::digest::Digest;
+use crate::reference::Reference;
+use crate::unpack::Limits;
+
+/// Where an image's layers come from.
+pub trait Source: Sync {
+    /// The bytes of a blob, from the byte `from` on. `size` is what the manifest says it has.
+    ///
+    /// Errors are worth another try, with the same or a later `from`.
+    fn blob(&self, digest: &Digest, size: u64, from: u64) -> Result<Box<dyn Read + '_>>;
+}
+
+/// An image's documents, byte for byte, and what they say of its layers. Whoever makes one has checked the bytes
+/// against the digests by which they were asked for.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// The manifest of one platform's image.
+    pub manifest: Vec<u8>,
+    /// Its media type.
+    pub manifest_type: String,
+    /// The configuration; its digest is the image's id.
+    pub config: Vec<u8>,
+    /// The layers' blobs, lowest first.
+    pub layers: Vec<Blob>,
+}
+
+/// Who is told how far each layer is.
+pub type Watch<'a> = dyn Fn(&Digest, LayerState) + Sync + 'a;
+
+/// How to take an image in.
+#[derive(Clone, Copy, Default)]
+pub struct TakeOptions<'a> {
+    /// What its layers may ask for.
+    pub limits: Limits,
+    /// Layers at once; 0 for the usual number.
+    pub parallel: usize,
+    /// Told of each layer, from several threads, after each 128 KiB or so.
+    pub progress: Option<&'a Watch<'a>>,
+}
+
+/// How far a layer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerState {
+    /// The store had it already.
+    Held,
+    /// Another process is at it.
+    Waiting,
+    /// On its way.
+    Coming {
+        /// Bytes of the blob that have come.
+        bytes: u64,
+        /// Bytes that it has.
+        total: u64,
+        /// Entries unpacked.
+        entries: u64,
+    },
+    /// All of it is unpacked, and its digests are right.
+    Done,
+}
+
+/// Layers at once. Few, for each has a thread that inflates and one that writes.
+const PARALLEL: usize = 3;
+/// How often to begin again because another process removed what was there.
+const ROUNDS: u32 = 5;
+
+impl ImageStore {
+    /// Takes an image in and gives it these names. On return it is on the disk.
+    ///
+    /// Errors: [`Kind::Corrupt`] for documents that contradict themselves, and for layers with other bytes than
+    /// promised; [`Kind::Exhausted`] where the disk is full; those of the source. Nothing of the image can be seen
+    /// then; what has come of its layers is kept for the next try.
+    pub fn take(
+        &self,
+        incoming: &Incoming,
+        source: &dyn Source,
+        names: &[Reference],
+        options: &TakeOptions<'_>,
+    ) -> Result<Image> {
+        if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
+            return Err(Error::new(Kind::Usage, format!("name an image {name}: a digest cannot be chosen"))
+                .hint("leave out what follows the '@'"));
+        }
+        let described = config::describe(&incoming.config)?;
+        if described.diff_ids.len() != incoming.layers.len() {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!(
+                    "the image's manifest has {} layers, and its configuration {}",
+                    incoming.layers.len(),
+                    described.diff_ids.len()
+                ),
+            ));
+        }
+        self.make_folders()?;
+        for _ in 0..ROUNDS {
+            if let Some(image) = self.try_to_take(incoming, &described, source, names, options)? {
+                return Ok(image);
+            }
+        }
+        Err(Error::new(Kind::Conflict, "the image's layers are removed as fast as they come")
+            .hint("does something prune images all the time?"))
+    }
+
+    /// `None`: a layer that was there has gone meanwhile.
+    fn try_to_take(
+        &self,
+        incoming: &Incoming,
+        described: &Described,
+        source: &dyn Source,
+        names: &[Reference],
+        options: &TakeOptions<'_>,
+    ) -> Result<Option<Image>> {
+        let tell = |digest: &Digest, state| {
+            if let Some(progress) = options.progress {
+                progress(digest, state);
+            }
+        };
+        // An image may have a layer twice, most often an empty one.
+        let wanted: BTreeMap<&str, Wanted<'_>> = incoming
+            .layers
+            .iter()
+            .zip(&described.diff_ids)
+            .map(|(blob, diff_id)| {
+                (blob.digest.hex(), Wanted { digest: &blob.digest, size: blob.size, diff_id })
+            })
+            .collect();
+        let mut missing = Vec::new();
+        for wanted in wanted.values() {
+            if !self.holds(wanted) {
+                let ingest = Ingest::open(self, wanted.digest, &|| tell(wanted.digest, LayerState::Waiting))?;
+                if !self.holds(wanted) {
+                    missing.push((*wanted, ingest));
+                    continue;
+                }
+                ingest.remove()?;
+            }
+            tell(wanted.digest, LayerState::Held);
+        }
+        let sizes = fill_all(&missing, source, options)?;
+        let image = self.image(incoming, described, &sizes)?;
+        let documents = {
+            let lock = self.lock()?;
+            drop(Pending::abandoned(self, &lock)?);
+            Pending::create(self, &lock)?
+        };
+        files::create(&documents.path.join("config"), &incoming.config, 0o444)?;
+        files::create(&documents.path.join("manifest"), &incoming.manifest, 0o444)?;
+        // The one sync: trees, blobs and documents. Only what it has brought to the disk is renamed.
+        rustix::fs::syncfs(&documents.folder).doing(|| format!("syncfs({:?})", documents.path))?;
+        let lock = self.lock()?;
+        let is_missing = |digest: &Digest| missing.iter().any(|(wanted, _)| wanted.digest == digest);
+        if wanted.values().any(|wanted| !is_missing(wanted.digest) && !self.holds(wanted)) {
+            return Ok(None);
+        }
+        self.put_in_place(&missing, &documents)?;
+        let image = self.publish(image, names, &lock)?;
+        for (_, ingest) in missing {
+            ingest.remove()?;
+        }
+        Ok(Some(image))
+    }
+
+    /// Whether a layer and its blob are here, which they are only whole.
+    fn holds(&self, wanted: &Wanted<'_>) -> bool {
+        self.layer_path(wanted.diff_id.hex()).exists() && self.blob_path(wanted.digest).exists()
+    }
+
+    fn put_in_place(&self, layers: &[(Wanted<'_>, Ingest)], documents: &Pending) -> Result<()> {
+        let rename = |from: std::path::PathBuf, to: std::path::PathBuf| match to.exists() {
+            // It was on the disk before it got that name; the same bytes either way.
+            true => Ok(()),
+            false => std::fs::rename(&from, &to).doing(|| format!("rename({from:?}, {to:?})")),
+        };
+        for (wanted, ingest) in layers {
+            let blob = ingest.path.join("blob");
+            std::fs::set_permissions(&blob, std::fs::Permissions::from_mode(0o444))
+                .doing(|| format!("chmod({blob:?})"))?;
+            rename(blob, self.blob_path(wanted.digest))?;
+            rename(ingest.path.join("tree"), self.layer_path(wanted.diff_id.hex()))?;
+        }
+        for name in ["config", "manifest"] {
+            let path = documents.path.join(name);
+            let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
+            rename(path, self.blob_path(&Digest::of(&bytes)))?;
+        }
+        files::sync_folder(&self.root.join("blobs/sha256"))?;
+        files::sync_folder(&self.root.join("layers"))
+    }
+
+    /// Writes the records; what fails leaves the image as it was before.
+    fn publish(&self, mut image: Image, names: &[Reference], lock: &super::lock::Lock) -> Result<Image> {
+        let before: Option<Image> = record::read(&self.root.join("ids").join(image.id.hex()))?;
+        let mut named = Vec::new();
+        for name in names {
+            named.push((name, self.find_name(name)?));
+        }
+        let written = self.write_records(&image, names);
+        if let Err(err) = written {
+            // Not acknowledged, so nobody may rely on it; whatever fails here is left to a later collection.
+            if before.is_none() {
+                let _ = self.forget(&image, lock);
+            }
+            for before in named.into_iter().filter_map(|(_, before)| before) {
+                let _ = self.publish_name(&before);
+            }
+            return Err(err);
+        }
+        if let Some(before) = before {
+            // The same image by another manifest: the old one's blobs may be nobody's now.
+            for blob in self.unused(&before)?.0 {
+                files::remove(&self.root.join("blobs/sha256").join(blob))?;
+            }
+        }
+        image.names = self.names_of(&image)?;
+        Ok(image)
+    }
+
+    fn write_records(&self, image: &Image, names: &[Reference]) -> Result<()> {
+        files::replace(&self.root.join("ids"), image.id.hex(), &record::to_json(image)?, 0o600)?;
+        for name in names {
+            self.publish_name(&RunRecord {
+                image_id: image.id.to_string(),
+                name: name.full(),
+                layers: image.layers.clone(),
+                config: image.config.clone(),
+            })?;
+        }
+        self.write_index()
+    }
+
+    fn image(
+        &self,
+        incoming: &Incoming,
+        described: &Described,
+        fresh: &BTreeMap<String, u64>,
+    ) -> Result<Image> {
+        let config = index::check_size("configuration", &incoming.config)?;
+        let manifest = index::check_size("manifest", &incoming.manifest)?;
+        let mut blobs = vec![config.clone(), manifest.clone()];
+        let mut seen = BTreeSet::new();
+        blobs.extend(incoming.layers.iter().filter(|blob| seen.insert(blob.digest.clone())).cloned());
+        let layers: Vec<String> = described.diff_ids.iter().map(|id| id.hex().to_owned()).collect();
+        let mut sizes = BTreeMap::new();
+        if layers.iter().any(|layer| !fresh.contains_key(layer)) {
+            for image in self.images()? {
+                sizes.extend(image.layers.into_iter().zip(image.layer_sizes));
+            }
+        }
+        let size = |layer: &String| fresh.get(layer).or_else(|| sizes.get(layer)).copied().unwrap_or(0);
+        let layer_sizes: Vec<u64> = layers.iter().map(size).collect();
+        Ok(Image {
+            id: config.digest.clone(),
+            names: Vec::new(),
+            manifest: manifest.digest.clone(),
+            manifest_type: incoming.manifest_type.clone(),
+            created: described.created.clone(),
+            platform: described.platform.clone(),
+            comment: described.comment.clone(),
+            size: layer_sizes.iter().sum(),
+            blobs,
+            layers,
+            layer_blobs: incoming.layers.iter().map(|blob| blob.digest.clone()).collect(),
+            layer_sizes,
+            config: described.config.clone(),
+        })
+    }
+}
+
+/// Fills the layers, several at once. Answers with the bytes in each one's files, by diff-id.
+fn fill_all(
+    layers: &[(Wanted<'_>, Ingest)],
+    source: &dyn Source,
+    options: &TakeOptions<'_>,
+) -> Result<BTreeMap<String, u64>> {
+    let next = AtomicUsize::new(0);
+    let over = AtomicBool::new(false);
+    let sizes = Mutex::new(BTreeMap::new());
+    let failure = Mutex::new(None);
+    let work = || {
+        while !over.load(Ordering::Relaxed)
+            && let Some((wanted, ingest)) = layers.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            let tell = |state| {
+                if let Some(progress) = options.progress {
+                    progress(wanted.digest, state);
+                }
+                match over.load(Ordering::Relaxed) {
+                    true => Err(Error::new(Kind::Conflict, "another layer failed")),
+                    false => Ok(()),
+                }
+            };
+            match ingest.fill(source, *wanted, &options.limits, &tell) {
+                Ok(unpacked) => {
+                    lock(&sizes).insert(wanted.diff_id.hex().to_owned(), unpacked.bytes);
+                    // Nobody stops a layer that is done.
+                    let _ = tell(LayerState::Done);
+                }
+                Err(err) => {
+                    // Those that stop because of the first say nothing new.
+                    if !over.swap(true, Ordering::Relaxed) {
+                        *lock(&failure) = Some(err.context(format!("take in layer {}", wanted.digest)));
+                    }
+                }
+            }
+        }
+    };
+    let threads = if options.parallel == 0 { PARALLEL } else { options.parallel }.min(layers.len());
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // With fewer threads it only takes longer.
+            let _ = std::thread::Builder::new().name("tare-layer".to_owned()).spawn_scoped(scope, work);
+        }
+        work();
+    });
+    match lock(&failure).take() {
+        Some(err) => Err(err),
+        None => Ok(std::mem::take(&mut *lock(&sizes))),
+    }
+}
+
+/// A thread that broke off has left nothing half written in what these locks guard.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
