@@ -47,6 +47,7 @@ use tare_sys::{Context, Error, Kind, Result};
 use crate::config::{ImageConfig, Platform};
 use crate::digest::{Digest, is_lower_hex};
 use crate::reference::Reference;
+use crate::unpack;
 
 pub use import::{ImportOptions, Progress};
 pub use record::RunRecord;
@@ -141,7 +142,7 @@ impl ImageStore {
             return Ok(RunRecord {
                 image_id: image.id.to_string(),
                 name: String::new(),
-                layers: image.layers,
+                layers: self.visible(&image.layers),
                 config: image.config,
             });
         }
@@ -225,6 +226,13 @@ impl ImageStore {
             }
         }
         Ok(records)
+    }
+
+    /// The layers that are to be seen: those from the last whose root hides all below. overlayfs knows no such root.
+    fn visible(&self, layers: &[String]) -> Vec<String> {
+        let hides = |layer: &String| unpack::whiteout::is_opaque(&self.layer_path(layer));
+        let first = layers.iter().rposition(hides).unwrap_or(0);
+        layers[first..].to_vec()
     }
 
     /// Where a blob is.

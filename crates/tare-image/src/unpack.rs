@@ -14,8 +14,8 @@
 //! As root, owners, devices and set-id bits are kept as they are. Without privilege, owners are not set and
 //! devices are left out and counted ([`Unpacked::devices_left_out`]).
 //!
-//! Whiteouts (`.wh.*`) are plain files here: a root filesystem has none. A layer's will be told apart in
-//! `tree::Tree::place`, the one place where an entry turns into a change of the tree.
+//! In a layer, names that begin with `.wh.` say what of the layers below is gone (`whiteout`); in a root filesystem,
+//! which has no layers below, they are plain files.
 //!
 //! ```text
 //! input (hash, inflate, rate)  ─ pipe ─▶  archive (headers, pax) ─▶ Entry ─▶ tree (folders, files)
@@ -32,6 +32,7 @@ mod pax;
 pub(crate) mod pipe;
 pub(crate) mod removal;
 mod tree;
+pub(crate) mod whiteout;
 
 use std::io::BufRead;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -90,6 +91,15 @@ pub struct Unpacked {
     pub xattrs_dropped: u64,
 }
 
+/// What an archive is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A whole root filesystem.
+    Root,
+    /// A change to the layers below.
+    Layer,
+}
+
 /// Unpacks the tar archive in `input` (not compressed) into the empty folder `into`, and reads `input` to its
 /// end. `scratch` is a folder for a temporary file that never has a name for long. `entries` is counted up as
 /// it goes, for whoever shows progress.
@@ -99,11 +109,12 @@ pub(crate) fn unpack(
     input: impl BufRead,
     into: OwnedFd,
     scratch: BorrowedFd<'_>,
+    content: Content,
     limits: &Limits,
     entries: &AtomicU64,
 ) -> Result<Unpacked> {
     let mut archive = archive::Archive::new(input, limits);
-    let mut tree = tree::Tree::new(into, scratch)?;
+    let mut tree = tree::Tree::new(into, scratch, content)?;
     let mut unpacked = Unpacked::default();
     while let Some(entry) = archive.next()? {
         unpacked.entries += 1;

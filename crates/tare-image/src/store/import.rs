@@ -17,7 +17,7 @@ use crate::config::{self, Change, ImageConfig, Platform};
 use crate::documents;
 use crate::reference::Reference;
 use crate::unpack::input::{self, Passed};
-use crate::unpack::{self, Limits, Unpacked, pipe};
+use crate::unpack::{self, Content, Limits, Unpacked, pipe};
 
 /// How to import.
 #[derive(Clone, Default)]
@@ -110,7 +110,7 @@ impl ImageStore {
             let unpacking = std::thread::Builder::new()
                 .name("tare-unpack".to_owned())
                 .spawn_scoped(scope, move || {
-                    unpack::unpack(reader, tree, pending.folder.as_fd(), limits, counter)
+                    unpack::unpack(reader, tree, pending.folder.as_fd(), Content::Root, limits, counter)
                 })
                 .doing(|| "start a thread")?;
             let passed = input::pass(archive, &blob, writer, limits, &progress);

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use oci_spec::image::{
-    Descriptor, DescriptorBuilder, ImageIndexBuilder, MediaType, Sha256Digest,
-};
+use oci_spec::image::{Descriptor, DescriptorBuilder, ImageIndexBuilder, MediaType, Sha256Digest};
 use tare_sys::{Error, Kind, Result};
 
 use super::{Blob, Image, ImageStore, files};

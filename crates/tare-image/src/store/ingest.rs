@@ -23,7 +23,7 @@ use super::take::{LayerState, Source};
 use super::{ImageStore, files};
 use crate::digest::Digest;
 use crate::unpack::input::{self, Passed};
-use crate::unpack::{self, Limits, Unpacked, pipe, removal};
+use crate::unpack::{self, Content, Limits, Unpacked, pipe, removal};
 
 /// The folder of all of them.
 pub(super) const INGEST: &str = "ingest";
@@ -158,7 +158,9 @@ impl Ingest {
         let (passed, unpacked) = std::thread::scope(|scope| {
             let unpacking = std::thread::Builder::new()
                 .name("tare-unpack".to_owned())
-                .spawn_scoped(scope, move || unpack::unpack(reader, tree, folder, limits, counter))
+                .spawn_scoped(scope, move || {
+                    unpack::unpack(reader, tree, folder, Content::Layer, limits, counter)
+                })
                 .doing(|| "start a thread")?;
             let passed = input::pass(archive, &blob, writer, limits, &progress);
             let unpacked = unpacking

@@ -243,7 +243,7 @@ impl ImageStore {
             self.publish_name(&RunRecord {
                 image_id: image.id.to_string(),
                 name: name.full(),
-                layers: image.layers.clone(),
+                layers: self.visible(&image.layers),
                 config: image.config.clone(),
             })?;
         }

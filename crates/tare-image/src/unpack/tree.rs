@@ -13,7 +13,7 @@ use tare_sys::{Context, Error, Kind, Result};
 use super::archive::Archive;
 use super::attributes::{self, Folders};
 use super::entry::{Attributes, Entry, EntryKind, EntryPath, as_path, show};
-use super::{Unpacked, removal};
+use super::{Content, Unpacked, removal, whiteout};
 
 /// Folders kept open. Archives go through a tree in order, so few are enough.
 const OPEN_FOLDERS: usize = 16;
@@ -28,10 +28,12 @@ pub(super) struct Tree {
     umask: u32,
     /// Whether owners and devices can be made.
     root_user: bool,
+    /// What it is, which is what `.wh.` names mean in it.
+    content: Content,
 }
 
 impl Tree {
-    pub(super) fn new(into: OwnedFd, scratch: BorrowedFd<'_>) -> Result<Tree> {
+    pub(super) fn new(into: OwnedFd, scratch: BorrowedFd<'_>, content: Content) -> Result<Tree> {
         let mut folders = Folders::new(scratch)?;
         // An archive need not have an entry for the root of its tree.
         let attributes = Attributes { mode: 0o755, ..Attributes::default() };
@@ -42,6 +44,7 @@ impl Tree {
             folders,
             umask: umask(),
             root_user: rustix::process::geteuid().is_root(),
+            content,
         })
     }
 
@@ -55,6 +58,12 @@ impl Tree {
         if entry.path.is_root() {
             return self.folders.push(&entry.path, &entry.attributes);
         }
+        if self.content == Content::Layer {
+            match whiteout::Marker::of(&entry.path)? {
+                Some(marker) => return self.mark(marker),
+                None => {}
+            }
+        }
         let (folder, name) = entry.path.split();
         let folder = self.folder(folder, true)?;
         match &entry.kind {
@@ -64,8 +73,12 @@ impl Tree {
                 match make() {
                     Err(Errno::EXIST) if is_folder(&folder, name)? => {}
                     Err(Errno::EXIST) => {
+                        let covers = self.content == Content::Layer && whiteout::is_one(&folder, name);
                         self.clear(&folder, name)?;
                         make().doing(|| format!("mkdirat({}, {name:?})", fd_name(&*folder)))?;
+                        if covers {
+                            whiteout::make_opaque(&folder, name, self.root_user)?;
+                        }
                     }
                     made => made.doing(|| format!("mkdirat({}, {name:?})", fd_name(&*folder)))?,
                 }
@@ -90,6 +103,29 @@ impl Tree {
             EntryKind::BlockDevice(major, minor) => {
                 let device = rustix::fs::makedev(*major, *minor);
                 self.node(&folder, name, FileType::BlockDevice, device, entry, unpacked)
+            }
+        }
+    }
+
+    /// Marks what the layers below have as gone. What this layer itself brings under that name stays, whichever of
+    /// the two comes first (image-spec, layer.md, "Whiteouts").
+    fn mark(&mut self, marker: whiteout::Marker<'_>) -> Result<()> {
+        match marker {
+            whiteout::Marker::Ignored => Ok(()),
+            whiteout::Marker::Opaque(path) => {
+                let folder = self.folder(path, true)?;
+                whiteout::make_opaque(&folder, OsStr::new("."), self.root_user)
+            }
+            whiteout::Marker::Gone(path, name) => {
+                let folder = self.folder(path, true)?;
+                match whiteout::make(&folder, name) {
+                    Err(err) if err.errno() == Some(Errno::EXIST) => match is_folder(&folder, name)? {
+                        // All that the layers below had in it is gone.
+                        true => whiteout::make_opaque(&folder, name, self.root_user),
+                        false => Ok(()),
+                    },
+                    made => made,
+                }
             }
         }
     }
@@ -134,7 +170,9 @@ impl Tree {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let fd = match self.root.open(as_path(path), flags, Mode::empty()) {
-            Err(err) if err.errno() == Some(Errno::NOENT) && make => self.make_folders(path)?,
+            Err(err) if matches!(err.errno(), Some(Errno::NOENT | Errno::NOTDIR)) && make => {
+                self.make_folders(path)?
+            }
             Err(err) if make => return Err(not_a_folder(err, path)),
             opened => opened?,
         };
@@ -154,8 +192,15 @@ impl Tree {
         for end in ends {
             let so_far = EntryPath::from_checked(path[..end].to_owned());
             here = match self.root.open(as_path(so_far.bytes()), flags, Mode::empty()) {
-                Err(err) if err.errno() == Some(Errno::NOENT) => {
+                Err(err)
+                    if err.errno() == Some(Errno::NOENT)
+                        || self.content == Content::Layer && whiteout::is_one(&here, so_far.split().1) =>
+                {
                     let (_, name) = so_far.split();
+                    let covers = err.errno() != Some(Errno::NOENT);
+                    if covers {
+                        self.clear(&here, name)?;
+                    }
                     match rustix::fs::mkdirat(&here, name, Mode::RWXU) {
                         Ok(()) => {}
                         Err(Errno::EXIST) => {
@@ -165,6 +210,9 @@ impl Tree {
                             ));
                         }
                         made => made.doing(|| format!("mkdirat({}, {name:?})", fd_name(&here)))?,
+                    }
+                    if covers {
+                        whiteout::make_opaque(&here, name, self.root_user)?;
                     }
                     self.folders.push(&so_far, &Attributes { mode: 0o755, ..Attributes::default() })?;
                     self.root.open(as_path(so_far.bytes()), flags, Mode::empty())?
@@ -254,6 +302,9 @@ impl Tree {
         };
         let (target_folder, target_name) = target.split();
         let target_folder = self.folder(target_folder, false).map_err(missing)?;
+        if self.content == Content::Layer && whiteout::is_one(&target_folder, target_name) {
+            return Err(missing(Error::syscall("linkat", Errno::NOENT)));
+        }
         let link = || rustix::fs::linkat(&*target_folder, target_name, folder, name, AtFlags::empty());
         let linked = match link() {
             Err(Errno::EXIST) => {

@@ -282,3 +282,83 @@ fn an_archive_of_docker_before_25_is_loaded() {
         assert_eq!(load(bad).unwrap_err().kind(), Kind::Corrupt);
     }
 }
+
+/// Mounts the layers of an image over each other and lists what is to be seen, with contents.
+fn seen(place: &Place, layers: &[Vec<u8>]) -> String {
+    Remote::new(layers).take(place, "layered").unwrap();
+    // overlayfs wants two at least.
+    let empty = place.folder.path().join("canary/dir").display().to_string();
+    let layers = place.store.resolve("layered").unwrap().layers;
+    let mut upper_first: Vec<String> =
+        layers.iter().rev().map(|layer| place.store.layer_path(layer).display().to_string()).collect();
+    upper_first.push(empty);
+    let at = place.folder.path().join("canary/dir");
+    let script = "mount -t overlay overlay -o lowerdir=$0 $1 && cd $1 && \
+                  find . -mindepth 1 -type d -printf '%P/\\n' -o -type f -printf '%P=' -exec cat {} \\; -printf '\\n' | sort";
+    let out = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(upper_first.join(":"))
+        .arg(&at)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn what_a_layer_takes_away_is_gone_in_whatever_order_it_says_so() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not run: overlayfs needs root here");
+        return;
+    }
+    let place = Place::new();
+    let below =
+        Tar::new().file("a", b"1").dir("d").file("d/x", b"1").file("d/y", b"1").file("keep", b"1").end();
+    let with = |layer: Tar| seen(&place, &[below.clone(), layer.end()]);
+    assert_eq!(with(Tar::new().file(".wh.a", b"")), "d/\nd/x=1\nd/y=1\nkeep=1\n");
+    assert_eq!(with(Tar::new().dir("d").file("d/.wh.x", b"")), "a=1\nd/\nd/y=1\nkeep=1\n");
+    assert_eq!(with(Tar::new().file("d/.wh.x", b"")), "a=1\nd/\nd/y=1\nkeep=1\n");
+    assert_eq!(with(Tar::new().file(".wh.d", b"")), "a=1\nkeep=1\n");
+    // A file of the same name stays, before or after.
+    for layer in
+        [Tar::new().file(".wh.a", b"").file("a", b"2"), Tar::new().file("a", b"2").file(".wh.a", b"")]
+    {
+        assert_eq!(with(layer), "a=2\nd/\nd/x=1\nd/y=1\nkeep=1\n");
+    }
+    // A folder of the same name is a new one.
+    for layer in [
+        Tar::new().file(".wh.d", b"").dir("d").file("d/z", b"2"),
+        Tar::new().file(".wh.d", b"").file("d/z", b"2"),
+        Tar::new().dir("d").file("d/z", b"2").file(".wh.d", b""),
+        Tar::new().dir("d").file("d/.wh..wh..opq", b"").file("d/z", b"2"),
+        Tar::new().dir("d").file("d/z", b"2").file("d/.wh..wh..opq", b""),
+        Tar::new().file("d/.wh..wh..opq", b"").dir("d").file("d/z", b"2"),
+    ] {
+        assert_eq!(with(layer), "a=1\nd/\nd/z=2\nkeep=1\n");
+    }
+    // All of it.
+    assert_eq!(with(Tar::new().file(".wh..wh..opq", b"").file("new", b"2")), "new=2\n");
+    // AUFS' own is no file.
+    let aufs = Tar::new().dir(".wh..wh.plnk").file(".wh..wh.plnk/1", b"").file(".wh..wh.aufs", b"");
+    assert_eq!(with(aufs), "a=1\nd/\nd/x=1\nd/y=1\nkeep=1\n");
+    place.assert_canary("whiteouts");
+}
+
+#[test]
+fn a_whiteout_that_means_nothing_or_leads_away_is_refused() {
+    let place = Place::new();
+    for layer in [
+        Tar::new().file(".wh.", b""),
+        Tar::new().file("a/.wh...", b""),
+        Tar::new().dir(".wh.a").file(".wh.a/b", b""),
+        Tar::new().file("x", b"").file(".wh.a", b"").hard_link("b", "a"),
+        Tar::new().symlink("out", "../../../canary").file("out/../.wh.passwd", b""),
+    ] {
+        let err = Remote::new(&[layer.end()]).take(&place, "bad").unwrap_err();
+        assert_eq!(err.kind(), Kind::Corrupt, "{err}");
+    }
+    // A link that would lead out leads to the same place inside.
+    let layer = Tar::new().symlink("out", "/canary").dir("canary").file("out/.wh.passwd", b"").end();
+    Remote::new(&[layer]).take(&place, "inside").unwrap();
+    place.assert_canary("whiteouts through links");
+}
