@@ -634,7 +634,7 @@ fn not_running(container: &str) -> Error {
         .hint("`tare ps` lists those that are")
 }
 
-fn need_root() -> Result<()> {
+pub(crate) fn need_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }

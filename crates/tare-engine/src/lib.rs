@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod carry;
 mod container;
 mod engine;
 mod facts;
@@ -29,9 +30,12 @@ pub mod request;
 mod sweep;
 
 pub use attach::Attachment;
+pub use carry::Loaded;
 pub use container::{Roots, State};
 pub use engine::{Attach, Created, Engine, ImageSummary, Started, Summary};
 pub use facts::default_roots;
 pub use log::LogQuery;
 pub use monitor::Exit;
+pub use tare_image::Digest;
+pub use tare_image::store::LayerState;
 pub use tare_sys::signal::number as signal_number;

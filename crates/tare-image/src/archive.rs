@@ -11,11 +11,13 @@
 //! [`Source`] like a registry, that finds its blobs by where they begin.
 
 pub mod save;
+mod spool;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use serde::Deserialize;
 use tare_sys::{Context, Error, Kind, Result};
@@ -75,6 +77,14 @@ struct DockerImage {
 }
 
 impl ImageArchive {
+    /// Opens an archive however it comes: a file or a pipe, plain or compressed. What cannot be read from anywhere is
+    /// first written to a file without a name in the folder `scratch`.
+    ///
+    /// Errors: as [`open`](ImageArchive::open); [`Kind::Exhausted`] where `scratch` is full.
+    pub fn open_any(input: File, scratch: &Path) -> Result<ImageArchive> {
+        ImageArchive::open(spool::seekable(input, scratch)?)
+    }
+
     /// Looks through an archive: a plain tar in a file that can be read from anywhere.
     ///
     /// Errors: [`Kind::Corrupt`] for what is no tar, or has a member twice, or more than 100,000.

@@ -5,6 +5,7 @@
 //! Called as `tare-oci` it is an OCI runtime instead, a drop-in for runc: see `oci`.
 #![forbid(unsafe_code)]
 
+mod carry;
 mod containers;
 mod failure;
 mod flag;

@@ -13,7 +13,7 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use crate::failure;
 use crate::flag::{self, Flag, Given};
-use crate::{containers, help, images, import, info, ps, run, terminal};
+use crate::{carry, containers, help, images, import, info, ps, run, terminal};
 
 /// One thing that can be done.
 pub struct Verb {
@@ -68,14 +68,17 @@ pub static COMMON: [Place; 6] = [
 ];
 
 /// The other verbs at the top.
-pub static OTHERS: [Place; 7] = [
+pub static OTHERS: [Place; 10] = [
     place("help", &help::HELP),
     place("inspect", &containers::INSPECT),
     place("kill", &containers::KILL),
+    place("load", &carry::LOAD),
     place("logs", &containers::LOGS),
     place("rm", &containers::REMOVE),
     place("rmi", &images::REMOVE),
+    place("save", &carry::SAVE),
     place("stop", &containers::STOP),
+    place("tag", &carry::TAG),
 ];
 
 pub static CONTAINER: Group = Group {
@@ -97,8 +100,11 @@ pub static IMAGE: Group = Group {
     about: "Manage images",
     places: &[
         place("import", &import::IMPORT),
+        place("load", &carry::LOAD),
         Place { name: "ls", also: &["list"], verb: &images::LIST },
         Place { name: "rm", also: &["remove"], verb: &images::REMOVE },
+        place("save", &carry::SAVE),
+        place("tag", &carry::TAG),
     ],
 };
 

@@ -17,7 +17,7 @@ struct Package {
     reason: &'static str,
 }
 
-const PACKAGES: [Package; 28] = [
+const PACKAGES: [Package; 30] = [
     Package { name: "busybox-static", program: "busybox", reason: "the small root filesystem of most tests" },
     Package { name: "mmdebstrap", program: "mmdebstrap", reason: "a real Debian root filesystem" },
     Package { name: "util-linux", program: "setsid", reason: "terminals, loop devices, mount namespaces" },
@@ -26,6 +26,8 @@ const PACKAGES: [Package; 28] = [
     Package { name: "gzip", program: "gzip", reason: "importing a .tar.gz" },
     Package { name: "zstd", program: "zstd", reason: "importing a .tar.zst" },
     Package { name: "iproute2", program: "ip", reason: "the network of the `host` image, seen from inside" },
+    Package { name: "skopeo", program: "skopeo", reason: "another tool that reads and writes images" },
+    Package { name: "umoci", program: "umoci", reason: "images of several layers, made by another tool" },
     Package { name: "strace", program: "strace", reason: "counting the system calls of a start" },
     Package { name: "uidmap", program: "newuidmap", reason: "ids of ordinary users" },
     Package { name: "runc", program: "runc", reason: "the runtime that tare is compared with" },

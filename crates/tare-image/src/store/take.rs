@@ -123,6 +123,39 @@ impl ImageStore {
             .hint("does something prune images all the time?"))
     }
 
+    /// Gives an image of the store one more name, which another image may lose by it.
+    ///
+    /// Errors: [`Kind::NotFound`]; [`Kind::Usage`] for a name with a digest.
+    pub fn tag(&self, image: &str, name: &Reference) -> Result<()> {
+        if name.digest().is_some() {
+            return Err(Error::new(Kind::Usage, format!("name an image {name}: a digest cannot be chosen"))
+                .hint("leave out what follows the '@'"));
+        }
+        // Found out before a store is made to lock.
+        self.resolve(image)?;
+        let _lock = self.lock()?;
+        let found = self.resolve(image)?;
+        self.publish_name(&RunRecord { name: name.full(), ..found })?;
+        self.write_index()
+    }
+
+    /// The image that a name or an id means.
+    ///
+    /// Errors: as [`resolve`](ImageStore::resolve).
+    pub fn image_of(&self, name: &str) -> Result<Image> {
+        let id = self.resolve(name)?.image_id;
+        self.list()?
+            .into_iter()
+            .find(|image| image.id.as_str() == id)
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("image {name:?} was removed just now")))
+    }
+
+    /// The folder for files that are of no use once their process has ended.
+    pub fn scratch(&self) -> Result<std::path::PathBuf> {
+        self.make_folders()?;
+        Ok(self.root.clone())
+    }
+
     /// `None`: a layer that was there has gone meanwhile.
     fn try_to_take(
         &self,

@@ -1,0 +1,90 @@
+//! Images carried in files: `load` and `save`; and their names: `tag`.
+
+use std::fs::File;
+use std::io::Write;
+
+use tare_image::archive::ImageArchive;
+use tare_image::archive::save::{Saved, save};
+use tare_image::store::{TakeOptions, Watch};
+use tare_image::{Platform, Reference};
+use tare_sys::{Context, Error, Kind, Result};
+
+use crate::engine::{Engine, need_root};
+use crate::host_image;
+
+/// An image that was loaded.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// `sha256:…`.
+    pub id: String,
+    /// The names that the archive gave it, as people write them; none for an image without a name.
+    pub names: Vec<String>,
+}
+
+impl Engine {
+    /// Loads all images of an archive, as `docker save` writes it or an OCI image layout in a tar; compressed or not,
+    /// a file or a pipe. `watch` hears of each layer.
+    ///
+    /// Errors: [`Kind::Corrupt`] for an archive that is damaged or contradicts itself, [`Kind::Permission`] for whoever
+    /// is not root. Images that were loaded before the one that failed stay.
+    pub fn load_images(&self, archive: File, watch: &Watch<'_>) -> Result<Vec<Loaded>> {
+        need_root()?;
+        let store = self.images()?;
+        let mut archive = ImageArchive::open_any(archive, &store.scratch()?)?;
+        let found = archive.images(&Platform::host())?;
+        let mut loaded = Vec::new();
+        for image in &found {
+            let options = TakeOptions { progress: Some(watch), ..TakeOptions::default() };
+            if let Some(name) = image.names.iter().find(|name| is_host(name)) {
+                return Err(name_of_host(name));
+            }
+            let taken = store.take(&image.incoming, &archive, &image.names, &options)?;
+            let names = image.names.iter().map(Reference::to_string).collect();
+            loaded.push(Loaded { id: taken.id.to_string(), names });
+        }
+        Ok(loaded)
+    }
+
+    /// Writes images into one archive that Docker, Podman and skopeo read. An image that is asked for by its id goes
+    /// without names.
+    ///
+    /// Errors: [`Kind::NotFound`] for an image that is not there; those of writing.
+    pub fn save_images(&self, names: &[&str], to: impl Write) -> Result<()> {
+        let store = self.images()?;
+        let mut images: Vec<Saved> = Vec::new();
+        for name in names {
+            if Reference::parse(name).is_ok_and(|name| is_host(&name)) {
+                return Err(Error::new(Kind::Usage, "save the image host: it is this machine itself")
+                    .hint("`tar -C / --one-file-system -c . | tare import - NAME` makes an image of it"));
+            }
+            let record = store.resolve(name)?;
+            let named = (!record.name.is_empty()).then(|| Reference::parse(&record.name)).transpose()?;
+            let image = store.image_of(name)?;
+            match images.iter_mut().find(|known| known.image.id == image.id) {
+                Some(known) => known.names.extend(named),
+                None => images.push(Saved { image, names: named.into_iter().collect() }),
+            }
+        }
+        save(&store, &images, to)
+    }
+
+    /// Gives an image one more name.
+    ///
+    /// Errors: [`Kind::NotFound`]; [`Kind::Usage`] for what cannot be a name.
+    pub fn tag_image(&self, image: &str, name: &str) -> Result<()> {
+        need_root()?;
+        let name = Reference::parse(name)?;
+        if is_host(&name) {
+            return Err(name_of_host(&name));
+        }
+        self.images()?.tag(image, &name).doing(|| format!("tag {image} as {name}"))
+    }
+}
+
+fn is_host(name: &Reference) -> bool {
+    name.familiar_name() == host_image::NAME
+}
+
+fn name_of_host(name: &Reference) -> Error {
+    Error::new(Kind::Usage, format!("the name {name} is the built-in image's")).hint("choose another name")
+}
