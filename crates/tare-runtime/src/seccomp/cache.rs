@@ -17,7 +17,7 @@ use super::emit::{AND, JEQ, JGE, JGT, JSET, JUMP, LOAD, RET};
 
 const MAGIC: &[u8; 8] = b"tareSECC";
 /// To be raised with the format, and with each change of what the compiler or the tables make of a profile.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bounds for reading; a real profile has no unknown names to speak of.
 const MAX_UNKNOWN: usize = 4096;
 const MAX_NAME: usize = 4096;

@@ -11,9 +11,20 @@
 //! - Where two conditional rules with different actions both match, the first in the profile counts (libseccomp
 //!   goes by its own sorting there).
 //!
-//! And runc's answer for a syscall newer than the profile: where the default is an errno, every number above the
-//! newest that the profile names, and every number that nothing is assigned to, gets ENOSYS, so that libc falls
-//! back instead of reporting a refusal.
+//! And runc's answer for a syscall newer than the profile (`patchbpf/enosys_linux.go`): where the default refuses
+//! (errno, trap, kill), every number above the newest that the profile names for the ABI gets ENOSYS, so that libc
+//! falls back instead of reporting a refusal, or dying. Numbers of an ABI's own block (x32's 512 to 547, ARM's private
+//! calls) say nothing of the profile's age and do not count, which in runc they do.
+//!
+//! Where we differ from both on purpose (`tests/against_libseccomp.rs` holds us to exactly this):
+//!
+//! - With an errno as default, ENOSYS as well for numbers below the newest that no kernel has assigned, and for ABIs
+//!   that the profile does not list: there the library kills the thread, and a 32-bit program dies by a signal
+//!   that says nothing. No kernel code is reached either way.
+//! - A rule that repeats the conditions of an earlier one with another action is passed over; the library refuses
+//!   it, and runc does not start.
+//! - ABIs that this machine has no programs for are passed over; the library refuses those of other endianness.
+//! - Conditions of rules for socket calls do not leak into i386's socketcall(2): see [`multiplexed`].
 
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
@@ -33,6 +44,11 @@ impl Verdict {
 
     pub(crate) fn notifies(self) -> bool {
         self.0 & ACTION == RET_USER_NOTIF
+    }
+
+    /// Does the call not happen? Not so where a listener or tracer may let it happen.
+    fn refuses(self) -> bool {
+        self.is_stricter_than(Verdict(RET_USER_NOTIF))
     }
 
     fn is_errno(self) -> bool {
@@ -61,6 +77,14 @@ pub(crate) struct Test {
     pub(crate) op: Op,
     pub(crate) mask: u64,
     pub(crate) value: u64,
+}
+
+impl Test {
+    /// Is the mask empty, at least in the half that a 32-bit ABI compares? To the library, too, that is no condition.
+    fn asks_nothing(self, wide: bool) -> bool {
+        let seen = if wide { u64::MAX } else { u64::from(u32::MAX) };
+        self.op == Op::Equal && self.mask & seen == 0
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,8 +184,10 @@ pub(crate) fn plan(machine: Machine, profile: &LinuxSeccomp) -> Result<Plan> {
                         *newest = (*newest).max(Some(number));
                     }
                 }
-                if *abi == Abi::I386 {
-                    multiplexed(name, &checks, first, default, entries);
+                if *abi == Abi::I386
+                    && let Some(number) = multiplexed(name, &checks, first, default, entries)
+                {
+                    *newest = (*newest).max(Some(number));
                 }
             }
         }
@@ -267,9 +293,17 @@ fn test(arg: &LinuxSeccompArg) -> Result<Test> {
 /// libseccomp mirrors each rule and loses the condition on the first argument, for the real arguments lie behind
 /// a pointer. That would widen a conditional "allow", so here only an unconditional rule is mirrored, or one that
 /// is stricter than the default: never wider than the profile, and no way round it.
-fn multiplexed(name: &str, checks: &[Check], first: usize, default: Verdict, entries: &mut Vec<Entry>) {
-    let Some((through, mask, call)) = multiplexer::call(name) else { return };
-    let Some(number) = syscalls::number(Abi::I386, through) else { return };
+///
+/// Answers with the multiplexer's number: whoever names a call knows the way to it, and for some there is no other.
+fn multiplexed(
+    name: &str,
+    checks: &[Check],
+    first: usize,
+    default: Verdict,
+    entries: &mut Vec<Entry>,
+) -> Option<u32> {
+    let (through, mask, call) = multiplexer::call(name)?;
+    let number = syscalls::number(Abi::I386, through)?;
     for (check, rule) in checks.iter().enumerate().skip(first) {
         if rule.tests.is_empty() || rule.verdict.is_stricter_than(default) {
             entries.push(Entry {
@@ -279,6 +313,7 @@ fn multiplexed(name: &str, checks: &[Check], first: usize, default: Verdict, ent
             });
         }
     }
+    Some(number)
 }
 
 /// The numbers that grow with each kernel: not x32's own block (512 to 547), not ARM's private calls.
@@ -297,7 +332,9 @@ fn ranges(
     let mut assigned: Vec<u32> = syscalls::numbers(abi).collect();
     assigned.sort_unstable();
     assigned.dedup();
-    let gap = if default.is_errno() && newest.is_some() { Verdict::ENOSYS } else { default };
+    let instead = |applies: bool| if applies && newest.is_some() { Verdict::ENOSYS } else { default };
+    let (unassigned, newer) = (instead(default.is_errno()), instead(default.refuses()));
+    let mut gap = unassigned;
     let mut ranges = vec![Range { first: abi.base(), answer: Answer::Always(gap) }];
     let mut entries = entries;
     for number in assigned {
@@ -305,8 +342,11 @@ fn ranges(
         let (here, rest) = entries.split_at(own);
         entries = rest;
         let is_newer = in_common_range(abi, number) && Some(number) > newest;
+        if Some(number) >= newest {
+            gap = newer;
+        }
         let answer = if here.is_empty() {
-            Answer::Always(if is_newer { gap } else { default })
+            Answer::Always(if is_newer { newer } else { default })
         } else {
             answer(abi, here, checks)
         };
@@ -329,7 +369,8 @@ fn push(ranges: &mut Vec<Range>, first: u32, answer: Answer) {
 /// Which of a number's rules count.
 fn answer(abi: Abi, entries: &[Entry], checks: &[Check]) -> Answer {
     let rules = || entries.iter().filter_map(|entry| Some((entry, checks.get(entry.check)?)));
-    let unconditional = rules().find(|(entry, check)| entry.call.is_none() && check.tests.is_empty());
+    let asks_nothing = |check: &Check| check.tests.iter().all(|test| test.asks_nothing(abi.wide()));
+    let unconditional = rules().find(|(entry, check)| entry.call.is_none() && asks_nothing(check));
     if let Some((_, check)) = unconditional {
         return Answer::Always(check.verdict);
     }

@@ -1,12 +1,15 @@
-//! The compiler against an interpreter, against a naive reading of the profile, and against the kernel.
+//! The compiler against a naive reading of the profile, against libseccomp, and against the kernel.
 
+mod against_libseccomp;
 mod docker;
 mod equivalence;
 mod golden;
 mod interpreter;
 #[cfg(target_arch = "x86_64")]
 mod kernel;
+mod libseccomp;
 mod naive;
+mod runc;
 
 use std::collections::HashSet;
 
@@ -127,6 +130,54 @@ fn foreign_abis() {
 }
 
 #[test]
+fn what_is_newer_than_the_profile_is_not_there_unless_it_may_happen() {
+    let refusing = ["ERRNO", "TRAP", "KILL", "KILL_THREAD", "KILL_PROCESS"];
+    for action in refusing.into_iter().chain(["TRACE", "LOG", "ALLOW"]) {
+        let profile = profile(serde_json::json!({
+            "defaultAction": format!("SCMP_ACT_{action}"),
+            "architectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+            // Also those that say what the default says show what the author knew.
+            "syscalls": [{"names": ["close_range"], "action": format!("SCMP_ACT_{action}")}],
+        }));
+        let default = naive::word(profile.default_action(), None);
+        let newer = if refusing.contains(&action) { ENOSYS } else { default };
+        let compiled = compile_for(Machine::X86_64, &profile).unwrap();
+        for abi in [Abi::X86_64, Abi::I386, Abi::X32] {
+            for (name, expected) in [("close_range", default), ("read", default), ("openat2", newer)] {
+                assert_eq!(answer(&compiled, abi, name, [0; 6]), expected, "{action} {abi:?} {name}");
+            }
+            for nr in [500, 511, 600, 0x3fff_ffff] {
+                let nr = if abi == Abi::X32 { nr | 0x4000_0000 } else { nr };
+                let actual = interpreter::run(&compiled.program, abi.audit_arch(), nr, [0; 6]);
+                assert_eq!(actual, newer, "{action} {abi:?} {nr:#x}");
+            }
+        }
+        // x32's own block is not newer, nor is a hole in the table of x86-64 where calls die, not fail.
+        assert_eq!(answer(&compiled, Abi::X32, "ioctl", [0; 6]), default, "{action}");
+        let hole = interpreter::run(&compiled.program, Abi::X86_64.audit_arch(), 400, [0; 6]);
+        assert_eq!(hole, if action == "ERRNO" { ENOSYS } else { default }, "{action}");
+    }
+}
+
+#[test]
+fn an_empty_mask_is_no_condition() {
+    let profile = profile(serde_json::json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [
+            {"names": ["ioctl"], "action": "SCMP_ACT_TRAP", "args": [{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["ioctl"], "action": "SCMP_ACT_LOG", "args": [
+                {"index": 1, "value": 0xffff_0000_0000_0000u64, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+            ]},
+            {"names": ["ioctl"], "action": "SCMP_ACT_ERRNO"},
+        ],
+    }));
+    let compiled = compile_for(Machine::X86_64, &profile).unwrap();
+    // i386 has no upper half.
+    assert_eq!(answer(&compiled, Abi::X86_64, "ioctl", [0; 6]), EPERM);
+    assert_eq!(answer(&compiled, Abi::I386, "ioctl", [0; 6]), 0x7ffc_0000);
+}
+
+#[test]
 fn too_many_conditions_are_an_error_not_a_broken_filter() {
     let rule = |value: u64| {
         serde_json::json!({"names": ["ioctl"], "action": "SCMP_ACT_ALLOW", "args": [
@@ -167,6 +218,11 @@ fn multiplexed_calls_follow_the_direct_ones() {
     );
     assert_eq!([call(&plain, 1), call(&plain, 2)], [ALLOW, EPERM]);
     assert_eq!(answer(&plain, Abi::I386, "ipc", [1 << 16 | 21, 0, 0, 0, 0, 0]), ALLOW);
+
+    // i386 has no semop(2) but through ipc(2), which is not newer than a profile that names it.
+    let rule = serde_json::json!([{"names": ["getpid", "semop"], "action": "SCMP_ACT_ALLOW"}]);
+    let other = [2, 0, 0, 0, 0, 0];
+    assert_eq!(answer(&compiled("SCMP_ACT_ERRNO", rule), Abi::I386, "ipc", other), EPERM);
 
     // A condition that cannot be seen never widens …
     let rule = serde_json::json!([{"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": unix}]);

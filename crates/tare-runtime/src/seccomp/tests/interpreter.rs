@@ -4,6 +4,11 @@ use tare_sys::seccomp::Filter;
 
 /// Runs `program` as the kernel would; panics where the kernel would have refused to load it.
 pub fn run(program: &[Filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
+    count(program, arch, number, args).0
+}
+
+/// As [`run`]; says as well how many instructions that took.
+pub fn count(program: &[Filter], arch: u32, number: u32, args: [u64; 6]) -> (u32, usize) {
     let data = |offset: u32| match offset {
         0 => number,
         4 => arch,
@@ -16,7 +21,7 @@ pub fn run(program: &[Filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
     };
     let mut accumulator = 0;
     let mut at = 0;
-    loop {
+    for steps in 1.. {
         let Filter { code, jt, jf, k } = program[at];
         let jump = |taken: bool| usize::from(if taken { jt } else { jf });
         at += 1;
@@ -28,8 +33,9 @@ pub fn run(program: &[Filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
             0x25 => at += jump(accumulator > k),
             0x35 => at += jump(accumulator >= k),
             0x45 => at += jump(accumulator & k != 0),
-            0x06 => return k,
+            0x06 => return (k, steps),
             _ => panic!("opcode {code:#x}"),
         }
     }
+    unreachable!("jumps lead forward, so a program ends")
 }
