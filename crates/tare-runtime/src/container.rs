@@ -185,7 +185,14 @@ impl Runtime {
             }
             _ => None,
         };
-        let agent = Agent { spec: &spec, id, bundle: &record.bundle, pid: record.pid };
+        let agent = Agent {
+            spec: &spec,
+            id,
+            bundle: &record.bundle,
+            status: "creating",
+            first: record.pid,
+            pid: record.pid,
+        };
         let started = launch::start(&channel, pidfd.as_fd(), agent);
         container.folder.forget_start();
         started?;
@@ -376,7 +383,8 @@ fn has_executed(pid: i32) -> bool {
     const ONLY_CLONED: u32 = 0x40;
     let stat = tare_sys::path::read_short(&format!("/proc/{pid}/stat")).unwrap_or_default();
     // The second field is a name in parentheses, which may hold anything.
-    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(6)?.parse().ok());
+    let flags =
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(6)?.parse().ok());
     flags.is_some_and(|flags: u32| flags & ONLY_CLONED == 0)
 }
 

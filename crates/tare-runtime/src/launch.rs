@@ -209,6 +209,8 @@ fn agent_state<'a>(launch: &'a Launch<'_>, child: &Child) -> Option<Agent<'a>> {
         spec: launch.spec,
         id: bundle.id,
         bundle: bundle.path,
+        status: "creating",
+        first: child.pid.as_raw_nonzero().get(),
         pid: child.pid.as_raw_nonzero().get(),
     })
 }
@@ -221,6 +223,10 @@ pub struct Agent<'a> {
     pub id: &'a str,
     /// Its bundle's folder.
     pub bundle: &'a Path,
+    /// What the container is doing (runtime-spec, runtime.md, "State").
+    pub status: &'static str,
+    /// Its first process.
+    pub first: i32,
     /// The process under the filter.
     pub pid: i32,
 }

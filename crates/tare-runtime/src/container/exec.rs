@@ -45,6 +45,7 @@ impl Container {
                 id: &record.id,
                 bundle: &record.bundle,
                 target: target.as_fd(),
+                first: record.pid,
                 process,
                 user: &user,
                 entrance: &cgroup.entrance()?,

@@ -43,6 +43,8 @@ pub struct Join<'a> {
     pub bundle: &'a Path,
     /// Its first process.
     pub target: BorrowedFd<'a>,
+    /// Its number.
+    pub first: i32,
     /// What to run.
     pub process: &'a Process,
     /// As whom.
@@ -136,7 +138,10 @@ fn attend(
             }
         }
         let pid = child.pid.as_raw_nonzero().get();
-        let agent = || Some(Agent { spec: join.spec, id: join.id, bundle: join.bundle, pid });
+        let agent = || {
+            let (spec, id, bundle) = (join.spec, join.id, join.bundle);
+            Some(Agent { spec, id, bundle, status: "running", first: join.first, pid })
+        };
         follow(channel, child.pidfd.as_fd(), &agent)
     })();
     match steps {

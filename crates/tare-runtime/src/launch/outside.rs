@@ -292,7 +292,7 @@ pub fn hand_over_listener(pidfd: BorrowedFd<'_>, number: i32, agent: &Agent<'_>)
             Err(errno) => return Err(errno).doing(|| format!("pidfd_getfd(child, {number})")),
         }
     };
-    let state = super::hook_state(agent.spec, agent.id, agent.bundle, "creating", agent.pid);
+    let state = super::hook_state(agent.spec, agent.id, agent.bundle, agent.status, agent.first);
     let message = descriptors::seccomp_agent_message(&state, agent.pid, metadata)?;
     descriptors::send_fd(Path::new(path), listener.as_fd(), &message)
         .map_err(|err| err.context("hand the seccomp listener to its agent"))
