@@ -70,35 +70,70 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<u8> {
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })?;
 
     let disk = format!("/proc/{}/fd/{}", std::process::id(), disk.as_raw_fd());
-    format_disk(&disk)?;
     write_initrd(workspace, options, &kernel)?;
-    let mut share = start_share()?;
+    let mut boots = 1;
+    loop {
+        let why = match boot(&kernel, &disk, options)? {
+            Boot::Told(status) => return Ok(status),
+            Boot::TooLong => {
+                eprintln!("vm: the command did not end within {} s (--timeout)", options.timeout.as_secs());
+                return Ok(TOO_LONG);
+            }
+            Boot::Panicked(why) if boots < BOOTS => {
+                eprintln!("vm: the guest's kernel died before it ran anything ({why}); booting again");
+                boots += 1;
+                continue;
+            }
+            Boot::Died(why) | Boot::Panicked(why) => why,
+        };
+        show_logs();
+        bail!("the guest told no exit status ({why}); what it said is above");
+    }
+}
 
-    let out = Port::listen("out", |port| drop(pass(port, io::stdout())))?;
-    let err = Port::listen("err", |port| drop(pass(port, io::stderr())))?;
+/// How often to boot a guest whose kernel dies on the way: without KVM, qemu now and then runs into code that the
+/// other processor is just patching ("Oops: int3" while devices are found).
+const BOOTS: u32 = 3;
+
+/// How a boot went.
+enum Boot {
+    /// The command's exit status.
+    Told(u8),
+    TooLong,
+    /// The kernel died, and the command had not said a word.
+    Panicked(String),
+    Died(String),
+}
+
+fn boot(kernel: &Path, disk: &str, options: &Options) -> Result<Boot> {
+    format_disk(disk)?;
+    for socket in ["out", "err", "status", "share.sock"] {
+        // Those of the boot before.
+        let _ = fs::remove_file(Path::new(RUN).join(socket));
+    }
+    let mut share = start_share()?;
+    let out = Port::listen("out", |port| pass(port, io::stdout()).unwrap_or(1))?;
+    let err = Port::listen("err", |port| pass(port, io::stderr()).unwrap_or(1))?;
     let status = Port::listen("status", |mut port| {
         let mut text = String::new();
         // A guest that dies in the middle of the word has told no status.
         let _ = port.read_to_string(&mut text);
         text.trim().parse::<u8>().ok()
     })?;
-    let mut qemu = qemu(&kernel, &disk).spawn().context("starting qemu (Debian package qemu-system-x86)")?;
+    let mut qemu = qemu(kernel, disk).spawn().context("starting qemu (Debian package qemu-system-x86)")?;
     let ended = wait(&mut qemu, &mut share.0, options.timeout)?;
-    out.finish();
-    err.finish();
+    let said = out.finish().unwrap_or(0) + err.finish().unwrap_or(0);
     if let Some(status) = status.finish().flatten() {
-        return Ok(status);
+        return Ok(Boot::Told(status));
     }
-    let why = match ended {
-        End::TooLong => {
-            eprintln!("vm: the command did not end within {} s (--timeout)", options.timeout.as_secs());
-            return Ok(TOO_LONG);
-        }
-        End::Itself(status) => format!("qemu: {status}"),
-        End::Share(status) => format!("virtiofsd ended before it: {status}"),
-    };
-    show_logs();
-    bail!("the guest told no exit status ({why}); what it said is above");
+    let console = fs::read(Path::new(RUN).join("console")).unwrap_or_default();
+    let panicked = said == 0 && String::from_utf8_lossy(&console).contains("Kernel panic");
+    Ok(match ended {
+        End::TooLong => Boot::TooLong,
+        End::Itself(status) if panicked => Boot::Panicked(format!("qemu: {status}")),
+        End::Itself(status) => Boot::Died(format!("qemu: {status}")),
+        End::Share(status) => Boot::Died(format!("virtiofsd ended before it: {status}")),
+    })
 }
 
 fn format_disk(disk: &str) -> Result<()> {
