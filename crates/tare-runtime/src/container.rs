@@ -10,6 +10,7 @@
 //! Each verb is a process of its own; what they know of each other is in the container's folder, which
 //! `container/record.rs` draws.
 
+mod checkpoint;
 mod create;
 mod exec;
 mod record;
@@ -31,6 +32,7 @@ use crate::notify::NotifySocket;
 use crate::{hooks, rdt};
 use record::{Folder, Record};
 
+pub use checkpoint::{CgroupsMode, CheckpointOptions, CriuOptions, NetworkLock, RestoreOptions};
 
 /// Where containers are kept, and who makes their cgroups.
 #[derive(Clone, Debug)]
