@@ -65,8 +65,11 @@ pub fn apply(spec: &mut Spec) -> Result<()> {
     let all = spec.annotations().clone().unwrap_or_default();
     let unknown = all.keys().filter(|name| name.starts_with("run.oci.") && !KNOWN.contains(&name.as_str()));
     if let Some(name) = unknown.min() {
-        return Err(Error::new(Kind::Unsupported, format!("annotation {name}: this runtime does not do that"))
-            .hint("leave it out, or run this container with crun"));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("annotation {name}: this runtime does not do that"),
+        )
+        .hint("leave it out, or run this container with crun"));
     }
     let seccomp = spec.linux_mut().as_mut().and_then(|linux| linux.seccomp_mut().as_mut());
     if let (Some(receiver), Some(seccomp)) = (all.get(SECCOMP_RECEIVER), seccomp) {

@@ -58,11 +58,10 @@ impl Tree {
         if entry.path.is_root() {
             return self.folders.push(&entry.path, &entry.attributes);
         }
-        if self.content == Content::Layer {
-            match whiteout::Marker::of(&entry.path)? {
-                Some(marker) => return self.mark(marker),
-                None => {}
-            }
+        if self.content == Content::Layer
+            && let Some(marker) = whiteout::Marker::of(&entry.path)?
+        {
+            return self.mark(marker);
         }
         let (folder, name) = entry.path.split();
         let folder = self.folder(folder, true)?;
