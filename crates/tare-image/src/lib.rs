@@ -5,11 +5,14 @@
 //! tree being unpacked ([`tare_sys::path::Root`]). What uses an image (a container) is the engine's to know.
 //!
 //! ```text
-//! archive ─▶ unpack::input (hash, inflate, limits) ─▶ unpack (tar → tree) ─▶ layers/<random>.pending/
-//!                    └─ the same bytes, as they came ─▶ blob ────────────────────┘
-//!                                                      one syncfs, then renames:
-//!         store::import ─▶ blobs/sha256/…, layers/<diff id>/ ─▶ ids/…, names/… ─▶ index.json
+//! a root file system's tar ─▶ store::import ─┐
+//! archive (docker save, OCI layout) ─┐       │  each layer: unpack::input (hash, inflate, limits)
+//!                                    │       ├─▶            ├─▶ unpack (tar → tree)
+//!      documents (manifest, config) ─┴▶ store::take         └─▶ the same bytes, as they came: a blob
+//!                                            │
+//!                     one syncfs, then renames ─▶ blobs/sha256/…, layers/<diff id>/ ─▶ ids/…, names/… ─▶ index.json
 //! tare run NAME ─▶ ImageStore::resolve ─▶ one file of names/ ─▶ RunRecord
+//! tare save     ─▶ archive::save: documents and blobs, as they are
 //! ```
 #![forbid(unsafe_code)]
 
