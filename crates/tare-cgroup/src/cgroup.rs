@@ -284,7 +284,7 @@ impl Cgroup {
             return Err(self.on.lacks(controller, limit));
         }
         if needed.is_empty() && wanted.is_empty() {
-            return Ok(());
+            return self.settle_controllers();
         }
         // From the root down: a cgroup can only hand down what it was handed.
         let ends = self.relative.match_indices('/').map(|(end, _)| end);
@@ -314,7 +314,18 @@ impl Cgroup {
                 })
             })?;
         }
-        Ok(())
+        self.settle_controllers()
+    }
+
+    /// v2: waits until the files of the controllers that are listed are there.
+    ///
+    /// Where somebody else enables a controller for our neighbours too, the lists name it some microseconds before
+    /// its files are made. The files are made under a lock that every write to `cgroup.subtree_control` takes, one
+    /// of nothing as well (`cgroup_subtree_control_write` in kernel/cgroup/cgroup.c).
+    fn settle_controllers(&self) -> Result<()> {
+        let file = format!("{}/cgroup.subtree_control", self.relative);
+        control::write(self.on.root(), &file, "\n")
+            .doing(|| format!("write({:?}, \"\\n\")", self.on.shown(&file)))
     }
 
     /// The path below the hierarchy's root. The root itself is refused: no verb of ours is meant for it.

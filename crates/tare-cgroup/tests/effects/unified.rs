@@ -133,3 +133,35 @@ fn a_parent_with_processes_is_named() {
     assert!(children(&on, &outer.path).unwrap().is_empty());
     drop(child);
 }
+
+#[test]
+fn limits_hold_for_neighbours_that_start_at_once() {
+    let Some(on) = v2() else { return };
+    if !on.has("pids") || !on.has("memory") {
+        println!("skipped: v2 has no controllers here");
+        return;
+    }
+    // Each round begins with a parent that hands nothing down yet; all of them want to be the one that changes it.
+    for round in 0..50 {
+        let parent = path_of(&format!("v2-rush-{round}"));
+        let limits = LinuxResourcesBuilder::default()
+            .pids(LinuxPidsBuilder::default().limit(100).build().unwrap())
+            .memory(LinuxMemoryBuilder::default().limit(64 << 20).build().unwrap())
+            .build()
+            .unwrap();
+        let start = std::sync::Barrier::new(8);
+        let failed: Vec<String> = std::thread::scope(|scope| {
+            let make = |number: usize| {
+                let (on, path, limits, start) = (&on, parent.join(number.to_string()), &limits, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    Cgroup::create(on, &path, limits).err().map(|err| format!("{err:#}"))
+                })
+            };
+            let threads: Vec<_> = (0..8).map(make).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        });
+        Cgroup::open(&on, &parent).remove().unwrap();
+        assert!(failed.is_empty(), "round {round}: {failed:#?}");
+    }
+}
