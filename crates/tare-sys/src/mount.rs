@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 
 use crate::error::{Context, Error, Result};
 use crate::path::fd_name;
@@ -126,6 +128,13 @@ impl NewFs {
         Ok(NewFs { fd, kind: kind.to_owned() })
     }
 
+    /// Starts on other options for the file system that is mounted at `path`: fspick(2).
+    pub fn pick(path: &Path) -> Result<NewFs> {
+        let fd = rustix::mount::fspick(rustix::fs::CWD, path, FsPickFlags::FSPICK_CLOEXEC)
+            .doing(|| format!("fspick({path:?})"))?;
+        Ok(NewFs { fd, kind: path.display().to_string() })
+    }
+
     /// Sets an option without a value.
     pub fn flag(self, key: &str) -> Result<NewFs> {
         rustix::mount::fsconfig_set_flag(&self.fd, key).map_err(|errno| self.complain(errno, key))?;
@@ -143,6 +152,11 @@ impl NewFs {
     /// Sets an option whose value is an open file, where this kernel knows how; says whether it did.
     pub fn try_fd(&self, key: &str, value: impl AsFd) -> bool {
         rustix::mount::fsconfig_set_fd(&self.fd, key, value.as_fd()).is_ok()
+    }
+
+    /// Gives the options to the file system that was [`pick`](NewFs::pick)ed.
+    pub fn reconfigure(self) -> Result<()> {
+        rustix::mount::fsconfig_reconfigure(&self.fd).map_err(|errno| self.complain(errno, "CMD_RECONFIGURE"))
     }
 
     /// Makes the file system and a detached mount of it with these [`attr`]ibutes.

@@ -10,6 +10,7 @@
 //! it lies `descriptors.json` (`checkpoint/external.rs`). Whoever can change the files decides what the restored
 //! processes may do: their capabilities and filters come from there, not from `config.json`.
 
+mod cgroup_tree;
 mod criu;
 mod external;
 mod restore;

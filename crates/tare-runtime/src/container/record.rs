@@ -168,16 +168,19 @@ impl Folder {
     }
 
     /// Waits until no other verb changes the container.
+    ///
+    /// Errors: [`Kind::NotFound`] if it was deleted meanwhile, even if there is a new one of that name.
     pub fn lock(&self) -> Result<Lock> {
         let file = self.open_lock()?;
-        loop {
-            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-                Err(rustix::io::Errno::INTR) => continue,
-                result => {
-                    return result.map(|()| Lock(file)).doing(|| format!("flock {}", self.path.display()));
-                }
-            }
+        let flock = || rustix::fs::flock(&file, FlockOperation::LockExclusive);
+        rustix::io::retry_on_intr(flock).doing(|| format!("flock {}", self.path.display()))?;
+        let what = || format!("stat {}", self.path.display());
+        let (locked, named) =
+            (rustix::fs::fstat(&file).doing(what)?, rustix::fs::stat(&self.path).doing(what)?);
+        if locked.st_ino != named.st_ino {
+            return Err(Error::new(Kind::NotFound, format!("container {} was deleted meanwhile", self.id)));
         }
+        Ok(Lock(file))
     }
 
     /// Whether some verb is changing it now.

@@ -51,9 +51,13 @@ pub fn delete(container: Container, force: bool) -> Result<Vec<String>> {
     }
     if status == Status::Creating {
         // Whoever creates it holds the lock, and dies or finishes.
-        let _ = container.folder.lock()?;
+        let _ = container.folder.lock();
     }
-    let _lock = container.folder.lock()?;
+    let _lock = match container.folder.lock() {
+        // Somebody else deleted it meanwhile: a `run` whose container was killed by our own caller, say.
+        Err(err) if err.kind() == Kind::NotFound => return Ok(Vec::new()),
+        lock => lock?,
+    };
     let Some(record) = container.folder.record()? else {
         // Its `create` died early, or failed: nothing runs, but a cgroup may be there in some of the trees.
         if let Some(location) = container.folder.announced_cgroup() {

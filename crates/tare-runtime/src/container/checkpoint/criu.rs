@@ -28,6 +28,7 @@ use tare_sys::channel::Channel;
 use tare_sys::process::{self, Child, Ended, Side};
 use tare_sys::{Context, Error, Kind, Result, signal};
 
+use super::cgroup_tree::KeptTree;
 use super::wire::{self, Message, Value};
 
 /// Where criu finds the socket to us.
@@ -73,6 +74,8 @@ pub struct Criu {
     channel: Channel,
     /// What it writes to stderr: little, as there is a log, but all that it says before it knows of one.
     complaints: File,
+    /// The host's, whose options criu loses.
+    tree: Option<KeptTree>,
 }
 
 impl Criu {
@@ -81,6 +84,7 @@ impl Criu {
     /// Errors: [`Kind::Unsupported`] where it is not installed.
     pub fn start(setup: &Setup<'_>) -> Result<Criu> {
         let program = find()?;
+        let tree = KeptTree::find()?;
         let what = || format!("start {}", program.display());
         let (channel, theirs) = Channel::pair()?;
         let (may_go, go) = pipe()?;
@@ -104,7 +108,7 @@ impl Criu {
             Side::Parent(child) => child,
         };
         drop((theirs, may_go, tell));
-        let criu = Criu { child, channel, complaints: complaints.into() };
+        let criu = Criu { child, channel, complaints: complaints.into(), tree };
         let executed = || {
             if let Some(entrance) = setup.entrance {
                 entrance.admit(criu.child.pid)?;
@@ -148,8 +152,9 @@ impl Criu {
         // Whatever it still does, it ends with the conversation.
         drop(self.channel);
         let ended = process::wait(self.child.pidfd.as_fd())?;
+        let kept = self.tree.as_ref().map_or(Ok(()), KeptTree::restore);
         match answer {
-            Ok(Answer::Done) => Ok(()),
+            Ok(Answer::Done) => kept,
             Ok(Answer::Ours(err)) => Err(err),
             Ok(Answer::Refused(said)) => Err(failure(said, log)),
             // It went without a word on the socket.
