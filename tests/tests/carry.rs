@@ -66,6 +66,9 @@ fn layers_of_other_tools_are_stacked_and_take_away() {
     let bytes = fs::read(work.join("third.tar.zst")).expect("an archive");
     let said = host.tare(["load"]).stdin(&bytes).run().ok();
     assert_eq!(said, "Loaded image: example.org/third:1");
+    let history = host.tare(["history", "--format", "{{.ID}} {{.Size}}", "example.org/third:1"]).run().ok();
+    let sizes: Vec<&str> = history.lines().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+    assert!(sizes.len() >= 3 && sizes[..2] == ["5B", "8B"], "{history}");
     let script = "cat /data/new; ls /data; ls -d /gone 2>/dev/null; echo; /bin/busybox true && echo runs";
     host.tare(["run", "--rm", "example.org/third:1", "sh", "-c", script]).run().prints("abovenew\n\nruns");
 }

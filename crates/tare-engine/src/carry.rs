@@ -7,6 +7,7 @@ use tare_image::archive::ImageArchive;
 use tare_image::archive::save::{Saved, save};
 use tare_image::store::{TakeOptions, Watch};
 use tare_image::{Platform, Reference};
+use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::engine::{Engine, need_root};
@@ -19,6 +20,21 @@ pub struct Loaded {
     pub id: String,
     /// The names that the archive gave it, as people write them; none for an image without a name.
     pub names: Vec<String>,
+}
+
+/// A step in which an image was made.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The image's id, for the last step; else empty.
+    pub id: String,
+    /// Seconds since 1970; 0 where nobody says.
+    pub created: i64,
+    /// The command.
+    pub created_by: String,
+    /// Bytes that it added.
+    pub size: u64,
+    /// A remark.
+    pub comment: String,
 }
 
 impl Engine {
@@ -66,6 +82,26 @@ impl Engine {
             }
         }
         save(&store, &images, to)
+    }
+
+    /// How an image was made, the last step first, as Docker lists it.
+    ///
+    /// Errors: [`Kind::NotFound`].
+    pub fn history(&self, image: &str) -> Result<Vec<Step>> {
+        let store = self.images()?;
+        let id = store.resolve(image)?.image_id;
+        let mut steps: Vec<Step> = Vec::new();
+        for (line, size) in store.history(image)?.into_iter().rev() {
+            steps.push(Step {
+                // Of the steps before the last nobody knows an image any more.
+                id: if steps.is_empty() { id.clone() } else { String::new() },
+                created: line.created.as_deref().and_then(Moment::parse).map_or(0, Moment::seconds),
+                created_by: line.created_by.unwrap_or_default(),
+                size,
+                comment: line.comment.unwrap_or_default(),
+            });
+        }
+        Ok(steps)
     }
 
     /// Gives an image one more name.

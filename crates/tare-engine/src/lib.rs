@@ -30,7 +30,7 @@ pub mod request;
 mod sweep;
 
 pub use attach::Attachment;
-pub use carry::Loaded;
+pub use carry::{Loaded, Step};
 pub use container::{Roots, State};
 pub use engine::{Attach, Created, Engine, ImageSummary, Started, Summary};
 pub use facts::default_roots;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tare_sys::{Error, Kind, Result};
 
 pub use change::Change;
+pub use document::HistoryLine;
 pub(crate) use document::{Described, describe, document};
 
 /// The `config` part of an OCI image configuration. Absent and `null` read as empty; unknown fields are

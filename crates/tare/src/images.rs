@@ -1,6 +1,6 @@
 //! `tare images` and `tare rmi`.
 
-use tare_engine::{Engine, ImageSummary};
+use tare_engine::{Engine, ImageSummary, Step};
 use tare_sys::Result;
 
 use crate::failure::each;
@@ -49,6 +49,65 @@ pub static REMOVE: Verb = Verb {
     act: remove,
     failed: 1,
 };
+
+pub static HISTORY: Verb = Verb {
+    about: "Show the history of an image",
+    operands: "[OPTIONS] IMAGE",
+    least: |_| 1,
+    most: 1,
+    words_end_options: false,
+    flags: &[
+        Flag::one(
+            "format",
+            "string",
+            "json",
+            "Print as 'table', 'json' or by a template ('{{.ID}}', 'table {{.ID}}')",
+        ),
+        Flag::switch("no-trunc", "Do not shorten what is printed"),
+        Flag::switch("quiet", "Print IDs only").short('q'),
+    ],
+    act: history,
+    failed: 1,
+};
+
+const STEP_COLUMNS: [Column; 5] = [
+    ("ID", "IMAGE"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedBy", "CREATED BY"),
+    ("Size", "SIZE"),
+    ("Comment", "COMMENT"),
+];
+/// Characters of a step's command that are shown.
+const COMMAND: usize = 45;
+
+fn history(engine: &Engine, given: &Given) -> Result<u8> {
+    let steps = engine.history(given.words()[0])?;
+    let whole = given.on("no-trunc")?;
+    let id = |step: &Step| match step.id.as_str() {
+        "" => "<missing>".to_owned(),
+        id if whole => id.to_owned(),
+        id => human::short_id(id).to_owned(),
+    };
+    if given.on("quiet")? {
+        say(&steps.iter().map(|step| format!("{}\n", id(step))).collect::<String>())?;
+        return Ok(0);
+    }
+    let row = |step: &Step| {
+        let command =
+            if whole { step.created_by.clone() } else { human::shortened(&step.created_by, COMMAND) };
+        let when = |text: String| if step.created == 0 { "N/A".to_owned() } else { text };
+        table::row([
+            ("Comment", step.comment.clone()),
+            ("CreatedAt", when(human::moment(step.created))),
+            ("CreatedBy", command),
+            ("CreatedSince", when(human::ago(step.created))),
+            ("ID", id(step)),
+            ("Size", human::size(step.size)),
+        ])
+    };
+    table::print(given, &STEP_COLUMNS, &HEADINGS, steps.iter().map(row).collect())?;
+    Ok(0)
+}
 
 fn list(engine: &Engine, given: &Given) -> Result<u8> {
     let mut images = engine.list_images()?;

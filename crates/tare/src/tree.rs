@@ -68,8 +68,9 @@ pub static COMMON: [Place; 6] = [
 ];
 
 /// The other verbs at the top.
-pub static OTHERS: [Place; 10] = [
+pub static OTHERS: [Place; 11] = [
     place("help", &help::HELP),
+    place("history", &images::HISTORY),
     place("inspect", &containers::INSPECT),
     place("kill", &containers::KILL),
     place("load", &carry::LOAD),
@@ -99,6 +100,7 @@ pub static IMAGE: Group = Group {
     name: "image",
     about: "Manage images",
     places: &[
+        place("history", &images::HISTORY),
         place("import", &import::IMPORT),
         place("load", &carry::LOAD),
         Place { name: "ls", also: &["list"], verb: &images::LIST },

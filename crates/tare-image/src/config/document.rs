@@ -58,6 +58,21 @@ pub(crate) struct Described {
     pub(crate) comment: String,
     /// Lowest layer first; sha256 all of them.
     pub(crate) diff_ids: Vec<Digest>,
+    pub(crate) history: Vec<HistoryLine>,
+}
+
+/// A step in which an image was made, as whoever made it tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HistoryLine {
+    /// RFC 3339.
+    pub created: Option<String>,
+    /// The command.
+    pub created_by: Option<String>,
+    /// A remark.
+    pub comment: Option<String>,
+    /// It made no layer.
+    pub empty_layer: bool,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +83,7 @@ struct Given {
     config: Option<ImageConfig>,
     rootfs: GivenRootFs,
     #[serde(default)]
-    history: Option<Vec<GivenHistory>>,
+    history: Option<Vec<HistoryLine>>,
 }
 
 #[derive(Deserialize)]
@@ -76,12 +91,6 @@ struct GivenRootFs {
     #[serde(rename = "type")]
     kind: String,
     diff_ids: Vec<Digest>,
-}
-
-#[derive(Deserialize)]
-struct GivenHistory {
-    #[serde(default)]
-    comment: Option<String>,
 }
 
 /// Reads a configuration that somebody else wrote.
@@ -106,13 +115,15 @@ pub(crate) fn describe(bytes: &[u8]) -> Result<Described> {
         return Err(Error::new(Kind::Unsupported, format!("layer {odd}: only sha256 is known here")));
     }
     // The zero of Go's clock, which Docker writes where nobody knows.
-    let created = given.created.filter(|text| text.parse::<jiff::Timestamp>().is_ok());
-    let comment = given.history.unwrap_or_default().pop().and_then(|last| last.comment).unwrap_or_default();
+    let created = given.created.and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let history = given.history.unwrap_or_default();
+    let comment = history.last().and_then(|last| last.comment.clone()).unwrap_or_default();
     Ok(Described {
         config: given.config.unwrap_or_default(),
         platform: given.platform,
-        created: created.unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned()),
+        created: created.map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), |moment| moment.to_string()),
         comment,
         diff_ids: given.rootfs.diff_ids,
+        history,
     })
 }

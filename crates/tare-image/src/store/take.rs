@@ -19,7 +19,7 @@ use tare_sys::{Context, Error, Kind, Result};
 use super::ingest::{Ingest, Wanted};
 use super::pending::Pending;
 use super::{Blob, Image, ImageStore, RunRecord, files, index, record};
-use crate::config::{self, Described};
+use crate::config::{self, Described, HistoryLine};
 use crate::digest::Digest;
 use crate::reference::Reference;
 use crate::unpack::Limits;
@@ -148,6 +148,23 @@ impl ImageStore {
             .into_iter()
             .find(|image| image.id.as_str() == id)
             .ok_or_else(|| Error::new(Kind::NotFound, format!("image {name:?} was removed just now")))
+    }
+
+    /// How an image was made, the first step first: each with the bytes that it added.
+    ///
+    /// Errors: as [`resolve`](ImageStore::resolve); those of reading its configuration.
+    pub fn history(&self, name: &str) -> Result<Vec<(HistoryLine, u64)>> {
+        let image = self.image_of(name)?;
+        let path = self.blob_path(&image.id);
+        let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
+        let mut sizes = image.layer_sizes.into_iter();
+        let lines = config::describe(&bytes)?.history.into_iter();
+        Ok(lines
+            .map(|line| {
+                let size = if line.empty_layer { 0 } else { sizes.next().unwrap_or(0) };
+                (line, size)
+            })
+            .collect())
     }
 
     /// The folder for files that are of no use once their process has ended.
