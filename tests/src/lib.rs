@@ -21,6 +21,7 @@ pub mod engine;
 pub mod host;
 pub mod patience;
 pub mod process;
+pub mod registry;
 pub mod terminal;
 
 pub use bundle::{Bundle, Receiver};

@@ -117,10 +117,10 @@ impl Engine {
     }
 }
 
-fn is_host(name: &Reference) -> bool {
+pub(crate) fn is_host(name: &Reference) -> bool {
     name.familiar_name() == host_image::NAME
 }
 
-fn name_of_host(name: &Reference) -> Error {
+pub(crate) fn name_of_host(name: &Reference) -> Error {
     Error::new(Kind::Usage, format!("the name {name} is the built-in image's")).hint("choose another name")
 }

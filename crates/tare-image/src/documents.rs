@@ -19,10 +19,12 @@ pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// All that may describe an image, as one asks a registry for it.
+pub const MANIFESTS: [&str; 4] = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// Bytes that a document may have, in every engine.
-const LONGEST: u64 = 4 << 20;
+pub(crate) const LONGEST: u64 = 4 << 20;
 /// Layers that an image may have. overlayfs takes 500.
 const MOST_LAYERS: usize = 1000;
 /// Indexes in indexes.
@@ -146,6 +148,19 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Document> {
         (_, Some(_), Some(_)) | (Some(_), _, Some(_)) => refuse("it lists both layers and manifests"),
         _ => refuse(&format!("its media type {media_type:?} does not fit what it lists")),
     }
+}
+
+/// Refuses a document that whoever sent it calls by another type than it has itself (CVE-2021-41190). Types that are none of
+/// an image's say nothing.
+pub fn check_media_type(name: &str, bytes: &[u8], said: &str) -> Result<()> {
+    let is_index = matches!(parse(name, bytes)?, Document::Index(_));
+    if !MANIFESTS.contains(&said) || is_index == matches!(said, INDEX | DOCKER_INDEX) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Corrupt,
+        format!("{name} is ambiguous: it was sent as {said}, and is something else"),
+    ))
 }
 
 /// Follows a descriptor to one image's documents. `fetch` gives a document's bytes, checked against its descriptor.

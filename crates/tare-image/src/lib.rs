@@ -21,6 +21,7 @@ pub mod config;
 pub mod digest;
 pub mod documents;
 pub mod reference;
+pub mod registry;
 pub mod store;
 pub mod unpack;
 

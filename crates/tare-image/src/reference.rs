@@ -122,6 +122,12 @@ impl Reference {
         self.digest.as_ref()
     }
 
+    /// The same without a tag, if there is a digest: that says it all.
+    pub fn by_digest(&self) -> Reference {
+        let tag = if self.digest.is_some() { None } else { self.tag.clone() };
+        Reference { tag, ..self.clone() }
+    }
+
     /// The form that is stored: nothing left out.
     pub fn full(&self) -> String {
         self.name() + &self.suffix()

@@ -172,7 +172,10 @@ impl ImageStore {
         let Some(digest) = reference.digest() else {
             return record::read(&self.name_path(&reference.full()));
         };
-        // A digest says it all; Docker, too, does not look at the tag then.
+        // A digest says it all; Docker, too, does not look at the tag then. It may be that of an index.
+        if let Some(record) = record::read(&self.name_path(&reference.by_digest().full()))? {
+            return Ok(Some(record));
+        }
         let Some(image) = self.images()?.into_iter().find(|image| image.manifest == *digest) else {
             return Ok(None);
         };

@@ -37,6 +37,8 @@ pub enum Kind {
     Exhausted,
     /// Input from outside (an archive, an image, a state file) is broken or hostile.
     Corrupt,
+    /// Another machine does not answer, or answers that it cannot.
+    Network,
     /// Anything else the kernel refused.
     Kernel,
 }

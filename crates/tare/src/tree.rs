@@ -13,7 +13,7 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use crate::failure;
 use crate::flag::{self, Flag, Given};
-use crate::{carry, containers, help, images, import, info, ps, run, terminal};
+use crate::{carry, containers, help, images, import, info, ps, pull, run, terminal};
 
 /// One thing that can be done.
 pub struct Verb {
@@ -58,9 +58,10 @@ pub struct Group {
 }
 
 /// What people use every day.
-pub static COMMON: [Place; 6] = [
+pub static COMMON: [Place; 7] = [
     place("run", &run::RUN),
     place("ps", &ps::PS),
+    place("pull", &pull::PULL),
     place("images", &images::LIST),
     place("import", &import::IMPORT),
     place("version", &info::VERSION),
@@ -104,6 +105,7 @@ pub static IMAGE: Group = Group {
         place("import", &import::IMPORT),
         place("load", &carry::LOAD),
         Place { name: "ls", also: &["list"], verb: &images::LIST },
+        place("pull", &pull::PULL),
         Place { name: "rm", also: &["remove"], verb: &images::REMOVE },
         place("save", &carry::SAVE),
         place("tag", &carry::TAG),

@@ -17,7 +17,7 @@ struct Package {
     reason: &'static str,
 }
 
-const PACKAGES: [Package; 30] = [
+const PACKAGES: [Package; 33] = [
     Package { name: "busybox-static", program: "busybox", reason: "the small root filesystem of most tests" },
     Package { name: "mmdebstrap", program: "mmdebstrap", reason: "a real Debian root filesystem" },
     Package { name: "util-linux", program: "setsid", reason: "terminals, loop devices, mount namespaces" },
@@ -28,6 +28,9 @@ const PACKAGES: [Package; 30] = [
     Package { name: "iproute2", program: "ip", reason: "the network of the `host` image, seen from inside" },
     Package { name: "skopeo", program: "skopeo", reason: "another tool that reads and writes images" },
     Package { name: "umoci", program: "umoci", reason: "images of several layers, made by another tool" },
+    Package { name: "docker-registry", program: "docker-registry", reason: "a real registry, on loopback" },
+    Package { name: "apache2-utils", program: "htpasswd", reason: "its passwords" },
+    Package { name: "openssl", program: "openssl", reason: "its certificate" },
     Package { name: "strace", program: "strace", reason: "counting the system calls of a start" },
     Package { name: "uidmap", program: "newuidmap", reason: "ids of ordinary users" },
     Package { name: "runc", program: "runc", reason: "the runtime that tare is compared with" },

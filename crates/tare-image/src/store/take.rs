@@ -54,6 +54,8 @@ pub type Watch<'a> = dyn Fn(&Digest, LayerState) + Sync + 'a;
 pub struct TakeOptions<'a> {
     /// What its layers may ask for.
     pub limits: Limits,
+    /// The digest by which it was asked for and found: names may have this one.
+    pub known_as: Option<&'a Digest>,
     /// Layers at once; 0 for the usual number.
     pub parallel: usize,
     /// Told of each layer, from several threads, after each 128 KiB or so.
@@ -98,7 +100,9 @@ impl ImageStore {
         names: &[Reference],
         options: &TakeOptions<'_>,
     ) -> Result<Image> {
-        if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
+        if let Some(name) =
+            names.iter().find(|name| name.digest().is_some_and(|of| Some(of) != options.known_as))
+        {
             return Err(Error::new(Kind::Usage, format!("name an image {name}: a digest cannot be chosen"))
                 .hint("leave out what follows the '@'"));
         }

@@ -1,0 +1,70 @@
+//! Images fetched from registries: `pull`.
+
+use std::path::PathBuf;
+
+use tare_image::registry::credentials::CredentialFiles;
+use tare_image::registry::settings::Settings;
+use tare_image::registry::{Found, Repository};
+use tare_image::store::{TakeOptions, Watch};
+use tare_image::{Platform, Reference};
+use tare_sys::Result;
+
+use crate::carry::{is_host, name_of_host};
+use crate::engine::{Engine, need_root};
+
+/// Where the settings are, unless the environment says otherwise.
+const SETTINGS: &str = "/etc/tare/registries.toml";
+
+/// What to pull, and how.
+#[derive(Clone, Debug, Default)]
+pub struct PullOptions {
+    /// `OS/ARCHITECTURE[/VARIANT]`, if not the host's.
+    pub platform: Option<String>,
+}
+
+/// An image that was pulled.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// Its id, `sha256:…`.
+    pub id: String,
+    /// Its name, nothing left out.
+    pub name: String,
+    /// The digest of what the name points to in the registry.
+    pub digest: String,
+    /// Nothing of it had to be fetched, and it had the name already.
+    pub up_to_date: bool,
+}
+
+impl Engine {
+    /// Fetches an image. `watch` hears of each layer.
+    ///
+    /// Errors: [`tare_sys::Kind::NotFound`], [`tare_sys::Kind::Permission`] and [`tare_sys::Kind::Network`] as the registry
+    /// answers; [`tare_sys::Kind::Corrupt`] for what is not what it should be. What has come is kept for the next try.
+    pub fn pull_image(&self, name: &str, options: &PullOptions, watch: &Watch<'_>) -> Result<Pulled> {
+        need_root()?;
+        let name = Reference::parse(name)?.by_digest();
+        if is_host(&name) {
+            return Err(name_of_host(&name));
+        }
+        let platform = options.platform.as_deref().map_or_else(|| Ok(Platform::host()), Platform::parse)?;
+        let variable = |name: &str| std::env::var_os(name);
+        let settings = variable("TARE_REGISTRIES").map_or_else(|| PathBuf::from(SETTINGS), PathBuf::from);
+        let settings = Settings::read(&settings)?;
+        let logins = CredentialFiles::of_environment(&variable);
+        let repository = Repository::open(&name, &settings, &logins)?;
+        let Found { digest, incoming } =
+            repository.find(&name, &platform).map_err(|err| err.context(format!("pull {name}")))?;
+        let store = self.images()?;
+        let before = store.resolve(&name.full()).ok().map(|record| record.image_id);
+        let take = TakeOptions { progress: Some(watch), known_as: name.digest(), ..TakeOptions::default() };
+        let image = store
+            .take(&incoming, &repository, std::slice::from_ref(&name), &take)
+            .map_err(|err| err.context(format!("pull {name}")))?;
+        Ok(Pulled {
+            up_to_date: before.as_deref() == Some(image.id.as_str()),
+            id: image.id.to_string(),
+            name: name.full(),
+            digest: digest.to_string(),
+        })
+    }
+}

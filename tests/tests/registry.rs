@@ -1,0 +1,340 @@
+//! `tare pull`, from Debian's registry and from servers that are slow of wit, or hostile.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+use tare_tests::registry::{Answer, PASSWORD, Registry, Request, Server, USER, digest};
+use tare_tests::{Host, Tare};
+
+/// `tare pull`, with no logins and settings but the host's own.
+fn pull(host: &Host, name: &str) -> Tare {
+    host.tare(["pull", name])
+        .env("DOCKER_CONFIG", host.work())
+        .env("REGISTRY_AUTH_FILE", host.work().join("auth.json"))
+        .env("XDG_CONFIG_HOME", host.work())
+        .env("TARE_REGISTRIES", host.work().join("registries.toml"))
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+}
+
+/// A busybox image in a file.
+fn archive(host: &Host) -> String {
+    let (from, file) = (Host::new(), host.work().join("busybox.tar"));
+    let busybox = from.busybox();
+    from.tare(["save", "-o"]).arg(&file).arg(busybox).run().ok();
+    format!("docker-archive:{}", file.display())
+}
+
+/// What a server needs to give out a busybox image.
+struct Stock {
+    manifest: Vec<u8>,
+    blobs: Vec<(String, Vec<u8>)>,
+}
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+impl Stock {
+    fn new(host: &Host) -> Stock {
+        let layout = host.work().join("layout");
+        let status = std::process::Command::new("skopeo")
+            .args([
+                "--insecure-policy",
+                "copy",
+                "--quiet",
+                &archive(host),
+                &format!("oci:{}", layout.display()),
+            ])
+            .status();
+        assert!(status.expect("skopeo").success());
+        let read = |digest: &Value| {
+            let digest = digest.as_str().expect("a digest").to_owned();
+            let bytes =
+                fs::read(layout.join("blobs/sha256").join(&digest["sha256:".len()..])).expect("a blob");
+            (digest, bytes)
+        };
+        let index: Value =
+            serde_json::from_slice(&fs::read(layout.join("index.json")).expect("an index")).expect("JSON");
+        let (_, manifest) = read(&index["manifests"][0]["digest"]);
+        let described: Value = serde_json::from_slice(&manifest).expect("JSON");
+        let blobs = [&described["config"]["digest"], &described["layers"][0]["digest"]].map(read).into();
+        Stock { manifest, blobs }
+    }
+
+    fn answer(&self, request: &Request) -> Answer {
+        if request.path.contains("/manifests/") {
+            return Answer::ok(self.manifest.clone()).header("Content-Type", MANIFEST);
+        }
+        match self.blobs.iter().find(|(digest, _)| request.path.ends_with(digest.as_str())) {
+            Some((_, bytes)) => Answer::ok(bytes.clone()),
+            None => Answer::status(404),
+        }
+    }
+
+    fn layer(&self) -> &[u8] {
+        &self.blobs[1].1
+    }
+}
+
+fn is_layer(request: &Request, layer: &str) -> bool {
+    request.path.ends_with(layer)
+}
+
+/// Nothing can be seen of an image, nor of its pieces.
+#[track_caller]
+fn has_nothing(host: &Host) {
+    assert_eq!(host.tare(["images", "--quiet"]).run().ok(), "");
+}
+
+#[test]
+fn an_image_is_pulled_and_run_and_found_up_to_date() {
+    let (host, registry) = (Host::new(), Registry::open());
+    registry.receive(&archive(&host), "team/box:1");
+    let name = format!("{}/team/box:1", registry.address);
+    let said = pull(&host, &name).run().ok();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].ends_with(": Pull complete"), "{said}");
+    let digest = lines[1].strip_prefix("Digest: ").expect("the digest");
+    assert_eq!(lines[2..], [format!("Status: Downloaded newer image for {name}"), name.clone()]);
+    host.tare(["run", "--rm", &name, "echo", "pulled"]).run().prints("pulled");
+
+    let said = pull(&host, &name).run().ok();
+    assert!(said.contains(": Already exists\n") && said.contains("Image is up to date for"), "{said}");
+    pull(&host, &name).arg("--quiet").run().prints(&name);
+
+    let by_digest = format!("{}/team/box@{digest}", registry.address);
+    host.tare(["rmi", &name]).run().ok();
+    pull(&host, &by_digest).arg("--quiet").run().prints(&by_digest);
+    host.tare(["run", "--rm", &by_digest, "echo", "by digest"]).run().prints("by digest");
+
+    let out = pull(&host, &format!("{}/team/box:none", registry.address)).run();
+    out.fails(1).complains_of(&["team/box:none", "404", "manifest unknown"]);
+}
+
+#[test]
+fn a_login_of_docker_or_podman_opens_a_registry_with_passwords() {
+    let (host, registry) = (Host::new(), Registry::with_password());
+    registry.receive(&archive(&host), "box:1");
+    let name = format!("{}/box:1", registry.address);
+    pull(&host, &name).run().fails(1).complains_of(&["wants a name and a password", "docker login"]);
+    let login = |user: &str| {
+        let auth = std::process::Command::new("base64")
+            .args(["--wrap=0"])
+            .arg(host.file("login", format!("{user}:{PASSWORD}")))
+            .output()
+            .expect("base64");
+        let auth = String::from_utf8(auth.stdout).expect("text");
+        json!({ "auths": { registry.address.clone(): { "auth": auth } } }).to_string()
+    };
+    host.file("config.json", login("eve"));
+    let out = pull(&host, &name).run();
+    out.fails(1).complains_of(&["401"]);
+    assert!(!out.stderr().contains(PASSWORD));
+    host.file("config.json", login(USER));
+    pull(&host, &name).arg("--quiet").run().prints(&name);
+    fs::remove_file(host.work().join("config.json")).expect("the file");
+    pull(&host, &name).run().fails(1);
+    host.file("auth.json", login(USER));
+    pull(&host, &name).arg("--quiet").run().prints(&name);
+}
+
+#[test]
+fn a_certificate_has_to_be_trusted() {
+    let (host, registry) = (Host::new(), Registry::with_tls());
+    registry.receive(&archive(&host), "box:1");
+    let name = format!("{}/box:1", registry.address);
+    let settings = |line: &str| {
+        host.file("registries.toml", format!("[\"{}\"]\n{line}\n", registry.address));
+    };
+    settings("http = false");
+    pull(&host, &name).run().fails(1).complains_of(&["certificate", "registries.toml"]);
+    settings(&format!("ca = {:?}", registry.certificate()));
+    pull(&host, &name).arg("--quiet").run().prints(&name);
+    settings("insecure = true");
+    pull(&host, &name).arg("--quiet").run().prints(&name);
+    settings("insecur = true");
+    pull(&host, &name).run().fails(1).complains_of(&["registries.toml", "insecur"]);
+}
+
+#[test]
+fn mirrors_are_asked_first_and_passed_over_when_they_fail() {
+    let (host, registry) = (Host::new(), Registry::open());
+    registry.receive(&archive(&host), "box:1");
+    let broken = Server::start(|_| Answer::status(404));
+    let mirrors = |first: &str, second: &str| {
+        // Nobody is there.
+        host.file("registries.toml", format!("[\"127.0.0.1:2\"]\nmirrors = [\"{first}\", \"{second}\"]\n"));
+    };
+    mirrors(&broken.address, &registry.address);
+    pull(&host, "127.0.0.1:2/box:1").arg("--quiet").run().prints("127.0.0.1:2/box:1");
+    assert!(broken.requests().len() >= 2, "{:?}", broken.requests());
+    mirrors(&broken.address, &broken.address);
+    pull(&host, "127.0.0.1:2/box:1").run().fails(1).complains_of(&["127.0.0.1:2", "refused"]);
+}
+
+#[test]
+fn a_token_is_fetched_and_shown_to_nobody_else() {
+    let host = Host::new();
+    let stock = Stock::new(&host);
+    let (layer, bytes) = stock.blobs[1].clone();
+    let elsewhere = Server::start(move |_| Answer::ok(bytes.clone()));
+    let (far, wanted) = (elsewhere.address.clone(), layer.clone());
+    let registry = Server::start(move |request| {
+        let here = request.headers["host"].clone();
+        if request.path.starts_with("/token?") {
+            return Answer::ok(json!({ "token": "open sesame" }).to_string());
+        }
+        if request.headers.get("authorization").is_none_or(|shown| shown != "Bearer open sesame") {
+            let challenge = format!("Bearer realm=\"http://{here}/token\",service=\"a, b\"");
+            return Answer::status(401).header("WWW-Authenticate", challenge);
+        }
+        if is_layer(request, &wanted) {
+            // Another host of the same machine: what counts is the name.
+            let far = far.replace("127.0.0.1", "localhost");
+            return Answer::status(307).header("Location", format!("http://{far}/somewhere"));
+        }
+        stock.answer(request)
+    });
+    let name = format!("{}/team/box:1", registry.address);
+    pull(&host, &name).arg("--quiet").run().prints(&name);
+    let requests = registry.requests();
+    let asked: Vec<&str> = requests
+        .iter()
+        .map(|request| request.path.as_str())
+        .filter(|path| path.starts_with("/token"))
+        .collect();
+    assert_eq!(asked, ["/token?scope=repository%3Ateam%2Fbox%3Apull&service=a%2C%20b"]);
+    let shown = elsewhere.requests();
+    assert!(
+        !shown.is_empty() && shown.iter().all(|request| !request.headers.contains_key("authorization")),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn a_connection_that_breaks_off_is_taken_up_where_it_was() {
+    for knows_ranges in [true, false] {
+        let host = Host::new();
+        let stock = Stock::new(&host);
+        let (layer, half) = (stock.blobs[1].0.clone(), stock.layer().len() / 2);
+        let asked = AtomicU32::new(0);
+        let server = Server::start(move |request| {
+            let mut answer = stock.answer(request);
+            if !is_layer(request, &layer) {
+                return answer;
+            }
+            if asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                answer.cut = Some(half);
+                return answer;
+            }
+            let range = request.headers.get("range").and_then(|range| range.strip_prefix("bytes="));
+            let from: usize =
+                range.and_then(|range| range.trim_end_matches('-').parse().ok()).expect("a range");
+            assert!(from > 0 && from <= half);
+            if knows_ranges {
+                let all = answer.body.len();
+                answer.status = 206;
+                answer.body.drain(..from);
+                answer = answer.header("Content-Range", format!("bytes {from}-{}/{all}", all - 1));
+            }
+            answer
+        });
+        let name = format!("{}/box:1", server.address);
+        pull(&host, &name).arg("--quiet").run().prints(&name);
+        host.tare(["run", "--rm", &name, "echo", "whole"]).run().prints("whole");
+    }
+}
+
+#[test]
+fn what_a_pull_has_fetched_is_not_fetched_again() {
+    let host = Host::new();
+    let stock = Stock::new(&host);
+    let (layer, half) = (stock.blobs[1].0.clone(), stock.layer().len() / 2);
+    // Once half of the layer, then nothing any more, until the test says so.
+    let mended = host.work().join("mended");
+    let (sent, gate) = (AtomicU32::new(0), mended.clone());
+    let server = Server::start(move |request| {
+        let mut answer = stock.answer(request);
+        if is_layer(request, &layer) && !gate.exists() {
+            if sent.fetch_add(1, Ordering::SeqCst) > 0 {
+                return Answer::status(403);
+            }
+            answer.cut = Some(half);
+        }
+        answer
+    });
+    let name = format!("{}/box:1", server.address);
+    pull(&host, &name).run().fails(1).complains_of(&["403"]);
+    has_nothing(&host);
+    fs::write(&mended, "").expect("a file");
+    let before = server.requests().len();
+    pull(&host, &name).arg("--quiet").run().prints(&name);
+    let requests = server.requests();
+    assert!(requests[before..].iter().any(|request| request.headers.contains_key("range")), "{requests:?}");
+}
+
+#[test]
+fn wrong_bytes_are_refused() {
+    let host = Host::new();
+    let stock = Stock::new(&host);
+    let layer = stock.blobs[1].0.clone();
+    let right = digest(&host.work(), &stock.manifest);
+    let server = Server::start(move |request| {
+        let mut answer = stock.answer(request);
+        if is_layer(request, &layer) {
+            let middle = answer.body.len() / 2;
+            answer.body[middle] ^= 1;
+        }
+        answer
+    });
+    let out = pull(&host, &format!("{}/box:1", server.address)).run();
+    out.fails(1);
+    has_nothing(&host);
+    let other = format!("{}/box@sha256:{}", server.address, "0".repeat(64));
+    pull(&host, &other).run().fails(1).complains_of(&["other bytes came than its digest says"]);
+    assert!(!right.ends_with(&"0".repeat(64)));
+    let odd = format!("{}/box@sha256:../../x", server.address);
+    pull(&host, &odd).run().fails(1).complains_of(&["digest"]);
+}
+
+#[test]
+fn a_document_that_is_two_things_is_refused_cve_2021_41190() {
+    let host = Host::new();
+    let stock = Stock::new(&host);
+    let manifest: Value = serde_json::from_slice(&stock.manifest).expect("JSON");
+    let mut both = manifest.clone();
+    both["manifests"] = json!([]);
+    let index = "application/vnd.oci.image.index.v1+json";
+    let documents = [
+        ("both", both.to_string(), MANIFEST),
+        ("other", manifest.to_string(), index),
+        ("endless", " ".repeat(5 << 20), MANIFEST),
+        ("no-json", "<html>".to_owned(), "text/html"),
+    ];
+    let words = ["ambiguous", "ambiguous", "4 MiB", "read"];
+    let given = documents.clone();
+    let server = Server::start(move |request| {
+        let found = given.iter().find(|(name, _, _)| request.path.ends_with(name));
+        found.map_or(Answer::status(404), |(_, body, kind)| {
+            Answer::ok(body.as_bytes()).header("Content-Type", *kind)
+        })
+    });
+    for ((name, _, _), word) in documents.iter().zip(words) {
+        pull(&host, &format!("{}/box:{name}", server.address)).run().fails(1).complains_of(&[word]);
+    }
+    has_nothing(&host);
+}
+
+#[test]
+fn a_server_that_is_busy_is_asked_again() {
+    let host = Host::new();
+    let stock = Stock::new(&host);
+    let asked = AtomicU32::new(0);
+    let server = Server::start(move |request| match asked.fetch_add(1, Ordering::SeqCst) % 3 {
+        0 => Answer::status(503),
+        1 => Answer::status(429).header("Retry-After", "0"),
+        _ => stock.answer(request),
+    });
+    let name = format!("{}/box:1", server.address);
+    pull(&host, &name).arg("--quiet").run().prints(&name);
+}
