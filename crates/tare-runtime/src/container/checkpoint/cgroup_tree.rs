@@ -34,8 +34,8 @@ impl KeptTree {
     /// `None` where the host has no such tree, and for whoever may not change its options anyway. Waits until no other
     /// criu of ours runs.
     pub fn find() -> Result<Option<KeptTree>> {
-        let options = OpenOptions::new().write(true).create(true).mode(0o600).open(LOCK);
-        let lock = match options {
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(LOCK);
+        let lock = match opened {
             Err(err) if err.kind() == ErrorKind::PermissionDenied => return Ok(None),
             opened => opened.doing(|| format!("open {LOCK}"))?,
         };
