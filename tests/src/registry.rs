@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -110,13 +110,6 @@ impl Registry {
             command.args(["--dest-creds", login]);
         }
         tool(command.args([image, &format!("docker://{}/{name}", self.address)]));
-    }
-
-    /// Where it keeps a blob.
-    pub fn blob(&self, digest: &str) -> PathBuf {
-        let hex = digest.strip_prefix("sha256:").expect("a digest");
-        let blobs = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
-        blobs.join(&hex[..2]).join(hex).join("data")
     }
 }
 
@@ -234,14 +227,6 @@ fn write(mut stream: TcpStream, answer: &Answer) -> std::io::Result<()> {
     }
     stream.write_all((head + "\r\n").as_bytes())?;
     stream.write_all(&answer.body[..answer.cut.unwrap_or(answer.body.len())])
-}
-
-/// `sha256:…` of some bytes.
-pub fn digest(folder: &Path, bytes: &[u8]) -> String {
-    let file = tempfile::NamedTempFile::new_in(folder).expect("a file");
-    fs::write(file.path(), bytes).expect("writing it");
-    let out = tool(Command::new("sha256sum").arg(file.path()));
-    format!("sha256:{}", out.split(' ').next().expect("a sum"))
 }
 
 #[track_caller]

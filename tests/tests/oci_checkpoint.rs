@@ -24,9 +24,10 @@ fn criu_works() -> bool {
     works
 }
 
-/// How the host's cgroup v2 tree is mounted.
+/// How the host's cgroup v2 tree is mounted while no criu is at work.
 fn cgroup_tree() -> Option<String> {
-    let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let out = Command::new("flock").args(["/run/tare-criu.lock", "cat", "/proc/self/mountinfo"]).output();
+    let text = String::from_utf8(out.expect("flock").stdout).expect("text");
     let tree = text.lines().find(|line| line.contains(" - cgroup2 "))?;
     tree.split(' ').next_back().map(str::to_owned)
 }

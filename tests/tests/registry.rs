@@ -1,21 +1,29 @@
-//! `tare pull`, from Debian's registry and from servers that are slow of wit, or hostile.
+//! `tare pull`, `push` and what `run` pulls, with Debian's registry and with servers that are slow of wit, or hostile.
 #![forbid(unsafe_code)]
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
-use tare_tests::registry::{Answer, PASSWORD, Registry, Request, Server, USER, digest};
+use tare_tests::registry::{Answer, PASSWORD, Registry, Request, Server, USER};
 use tare_tests::{Host, Tare};
 
-/// `tare pull`, with no logins and settings but the host's own.
-fn pull(host: &Host, name: &str) -> Tare {
-    host.tare(["pull", name])
+/// A call of tare with no logins and settings but the host's own.
+fn tare(host: &Host, words: &[&str]) -> Tare {
+    host.tare(words)
         .env("DOCKER_CONFIG", host.work())
         .env("REGISTRY_AUTH_FILE", host.work().join("auth.json"))
         .env("XDG_CONFIG_HOME", host.work())
         .env("TARE_REGISTRIES", host.work().join("registries.toml"))
         .env("HTTP_PROXY", "http://127.0.0.1:1")
+}
+
+fn pull(host: &Host, name: &str) -> Tare {
+    tare(host, &["pull", name])
+}
+
+fn push(host: &Host, name: &str) -> Tare {
+    tare(host, &["push", name])
 }
 
 /// A busybox image in a file.
@@ -278,7 +286,6 @@ fn wrong_bytes_are_refused() {
     let host = Host::new();
     let stock = Stock::new(&host);
     let layer = stock.blobs[1].0.clone();
-    let right = digest(&host.work(), &stock.manifest);
     let server = Server::start(move |request| {
         let mut answer = stock.answer(request);
         if is_layer(request, &layer) {
@@ -292,7 +299,6 @@ fn wrong_bytes_are_refused() {
     has_nothing(&host);
     let other = format!("{}/box@sha256:{}", server.address, "0".repeat(64));
     pull(&host, &other).run().fails(1).complains_of(&["other bytes came than its digest says"]);
-    assert!(!right.ends_with(&"0".repeat(64)));
     let odd = format!("{}/box@sha256:../../x", server.address);
     pull(&host, &odd).run().fails(1).complains_of(&["digest"]);
 }
@@ -337,4 +343,79 @@ fn a_server_that_is_busy_is_asked_again() {
     });
     let name = format!("{}/box:1", server.address);
     pull(&host, &name).arg("--quiet").run().prints(&name);
+}
+
+#[test]
+fn an_image_is_pushed_and_is_the_same_elsewhere() {
+    let (host, elsewhere, registry) = (Host::new(), Host::new(), Registry::open());
+    let (first, second) =
+        (format!("{}/team/box:1", registry.address), format!("{}/other/box:2", registry.address));
+    let busybox = host.busybox();
+    host.tare(["tag", busybox, &first]).run().ok();
+    host.tare(["tag", busybox, &second]).run().ok();
+    let said = push(&host, &first).run().ok();
+    assert_eq!(said.matches(": Pushed\n").count(), 2, "{said}");
+    let digest = said.lines().last().and_then(|line| line.rsplit_once(' ')).expect("the digest").1;
+    assert!(push(&host, &first).run().ok().contains(": Layer already exists\n"));
+    // The registry has the layer in a neighbour, whose name is known here.
+    let said = push(&host, &second).run().ok();
+    assert_eq!(said.matches(": Mounted from another repository\n").count(), 2, "{said}");
+
+    let said = pull(&elsewhere, &second).run().ok();
+    assert!(said.contains(digest), "{said}");
+    elsewhere.tare(["run", "--rm", &second, "echo", "carried"]).run().prints("carried");
+    let inspect = format!("docker://{first}");
+    let out = std::process::Command::new("skopeo")
+        .args(["inspect", "--tls-verify=false", "--format", "{{.Digest}}", &inspect])
+        .output()
+        .expect("skopeo");
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), digest);
+    push(&host, "127.0.0.1:2/none:1").run().fails(1).complains_of(&["not in the store"]);
+}
+
+#[test]
+fn a_push_with_the_right_login_goes_well() {
+    let (host, registry) = (Host::new(), Registry::with_password());
+    let name = format!("{}/box:1", registry.address);
+    let busybox = host.busybox();
+    host.tare(["tag", busybox, &name]).run().ok();
+    push(&host, &name).run().fails(1).complains_of(&["wants a name and a password"]);
+    let auths = json!({ "username": USER, "password": PASSWORD });
+    host.file("config.json", json!({ "auths": { registry.address.clone(): auths } }).to_string());
+    push(&host, &name).arg("--quiet").run().prints(&name);
+    pull(&host, &name).arg("--quiet").run().prints(&name);
+}
+
+#[test]
+fn a_registry_that_sends_a_push_elsewhere_is_not_followed() {
+    let host = Host::new();
+    let elsewhere = Server::start(|_| Answer::status(201));
+    let far = elsewhere.address.clone();
+    let server = Server::start(move |request| match request.method.as_str() {
+        "POST" => Answer::status(202).header("Location", format!("http://{far}/upload")),
+        _ => Answer::status(404),
+    });
+    let name = format!("{}/box:1", server.address);
+    let busybox = host.busybox();
+    host.tare(["tag", busybox, &name]).run().ok();
+    push(&host, &name).run().fails(1).complains_of(&["sends us elsewhere"]);
+    assert!(elsewhere.requests().is_empty());
+}
+
+#[test]
+fn run_pulls_an_image_that_is_not_there() {
+    let (host, registry) = (Host::new(), Registry::open());
+    registry.receive(&archive(&host), "box:1");
+    let name = format!("{}/box:1", registry.address);
+    let run = |pull: &[&str]| tare(&host, &["run", "--rm"]).args(pull).args([&name, "echo", "here"]).run();
+    run(&["--pull", "never"]).fails(125).complains_of(&["not in the store"]);
+    let out = run(&[]);
+    out.prints("here").complains_of(&["Unable to find image", "Pull complete"]);
+    let out = run(&[]);
+    assert_eq!(out.prints("here").stderr(), "");
+    run(&["--pull", "always", "--quiet"]).prints("here");
+    run(&["--pull", "sometimes"]).fails(125).complains_of(&["always, missing or never"]);
+    drop(registry);
+    run(&[]).prints("here");
+    run(&["--pull", "always"]).fails(125).complains_of(&[&name]);
 }

@@ -1,12 +1,13 @@
-//! Images fetched from registries: `pull`.
+//! Images fetched from registries and brought there: `pull` and `push`.
 
 use std::path::PathBuf;
 
 use tare_image::registry::credentials::CredentialFiles;
+use tare_image::registry::push::PushState;
 use tare_image::registry::settings::Settings;
 use tare_image::registry::{Found, Repository};
 use tare_image::store::{TakeOptions, Watch};
-use tare_image::{Platform, Reference};
+use tare_image::{Digest, Platform, Reference};
 use tare_sys::Result;
 
 use crate::carry::{is_host, name_of_host};
@@ -14,6 +15,9 @@ use crate::engine::{Engine, need_root};
 
 /// Where the settings are, unless the environment says otherwise.
 const SETTINGS: &str = "/etc/tare/registries.toml";
+
+/// Repositories that a registry is asked to take a layer from; each costs a request.
+const MOST_NEIGHBOURS: usize = 4;
 
 /// What to pull, and how.
 #[derive(Clone, Debug, Default)]
@@ -47,10 +51,7 @@ impl Engine {
             return Err(name_of_host(&name));
         }
         let platform = options.platform.as_deref().map_or_else(|| Ok(Platform::host()), Platform::parse)?;
-        let variable = |name: &str| std::env::var_os(name);
-        let settings = variable("TARE_REGISTRIES").map_or_else(|| PathBuf::from(SETTINGS), PathBuf::from);
-        let settings = Settings::read(&settings)?;
-        let logins = CredentialFiles::of_environment(&variable);
+        let (settings, logins) = access()?;
         let repository = Repository::open(&name, &settings, &logins)?;
         let Found { digest, incoming } =
             repository.find(&name, &platform).map_err(|err| err.context(format!("pull {name}")))?;
@@ -67,4 +68,47 @@ impl Engine {
             digest: digest.to_string(),
         })
     }
+
+    /// Brings an image to the registry of its name. `watch` hears of each blob. Answers with the manifest's digest.
+    ///
+    /// Errors: [`tare_sys::Kind::NotFound`] for an image that is not here; as the registry answers.
+    pub fn push_image(&self, name: &str, watch: &dyn Fn(&Digest, u64, PushState)) -> Result<String> {
+        let name = Reference::parse(name)?;
+        if is_host(&name) {
+            return Err(name_of_host(&name));
+        }
+        let store = self.images()?;
+        let image = store.image_of(&name.full())?;
+        // Where else of that registry its layers may be.
+        let mut neighbours: Vec<String> = store
+            .list()?
+            .iter()
+            .filter(|other| other.layers.iter().any(|layer| image.layers.contains(layer)))
+            .flat_map(|other| other.names.iter().filter_map(|name| Reference::parse(name).ok()))
+            .filter(|other| other.domain() == name.domain() && other.path() != name.path())
+            .map(|other| other.path().to_owned())
+            .collect();
+        neighbours.sort();
+        neighbours.dedup();
+        neighbours.truncate(MOST_NEIGHBOURS);
+        let (settings, logins) = access()?;
+        let repository = Repository::open_to_push(&name, neighbours, &settings, &logins)?;
+        repository
+            .push(&store, &image, &name, &|blob, state| watch(&blob.digest, blob.size, state))
+            .map(|digest| digest.to_string())
+            .map_err(|err| err.context(format!("push {name}")))
+    }
+
+    /// Whether there is an image of that name, or with that id.
+    pub fn has_image(&self, name: &str) -> bool {
+        Reference::parse(name).is_ok_and(|name| is_host(&name))
+            || self.images().is_ok_and(|store| store.resolve(name).is_ok())
+    }
+}
+
+/// What this machine's owner and this user say of registries.
+fn access() -> Result<(Settings, CredentialFiles)> {
+    let variable = |name: &str| std::env::var_os(name);
+    let settings = variable("TARE_REGISTRIES").map_or_else(|| PathBuf::from(SETTINGS), PathBuf::from);
+    Ok((Settings::read(&settings)?, CredentialFiles::of_environment(&variable)))
 }

@@ -1,4 +1,4 @@
-//! Registries (OCI distribution-spec 1.1), as far as images are fetched from them.
+//! Registries (OCI distribution-spec 1.1).
 //!
 //! ```text
 //! Reference ─▶ Repository::open: registries.toml, logins ─▶ mirrors …, the registry itself
@@ -12,6 +12,7 @@
 mod challenge;
 pub mod credentials;
 mod endpoint;
+pub mod push;
 pub mod settings;
 
 use std::io::{self, Read};
@@ -35,6 +36,8 @@ pub struct Repository {
     path: String,
     /// Mirrors, and last the registry itself.
     endpoints: Vec<Endpoint>,
+    /// Other repositories there, which may have the same blobs.
+    neighbours: Vec<String>,
 }
 
 /// What a name stands for in a registry.
@@ -47,18 +50,45 @@ pub struct Found {
 }
 
 impl Repository {
-    /// Speaks to nobody yet.
+    /// For pulls. Speaks to nobody yet.
     ///
     /// Errors: logins and certificates that cannot be read.
     pub fn open(name: &Reference, settings: &Settings, logins: &CredentialFiles) -> Result<Repository> {
-        let (domain, path) = (name.domain(), name.path());
-        let mut hosts = settings.of(domain).mirrors;
-        hosts.push(domain.to_owned());
+        let mut hosts = settings.of(name.domain()).mirrors;
+        hosts.push(name.domain().to_owned());
+        let scopes = [format!("repository:{}:pull", name.path())];
+        Repository::at(&hosts, name.path(), &scopes, settings, logins)
+    }
+
+    /// For pushes. `neighbours` are repositories of the same registry that may have some of the layers.
+    ///
+    /// Errors: as [`open`](Repository::open).
+    pub fn open_to_push(
+        name: &Reference,
+        neighbours: Vec<String>,
+        settings: &Settings,
+        logins: &CredentialFiles,
+    ) -> Result<Repository> {
+        let readable = neighbours.iter().map(|path| format!("repository:{path}:pull"));
+        let scopes: Vec<String> =
+            std::iter::once(format!("repository:{}:pull,push", name.path())).chain(readable).collect();
+        let repository = Repository::at(&[name.domain().to_owned()], name.path(), &scopes, settings, logins)?;
+        Ok(Repository { neighbours, ..repository })
+    }
+
+    fn at(
+        hosts: &[String],
+        path: &str,
+        scopes: &[String],
+        settings: &Settings,
+        logins: &CredentialFiles,
+    ) -> Result<Repository> {
         let endpoints = hosts.iter().map(|host| {
             let login = logins.find(host, path)?;
-            Endpoint::new(host, &settings.of(host), format!("repository:{path}:pull"), login)
+            Endpoint::new(host, &settings.of(host), scopes.to_vec(), login)
         });
-        Ok(Repository { path: path.to_owned(), endpoints: endpoints.collect::<Result<_>>()? })
+        let endpoints = endpoints.collect::<Result<_>>()?;
+        Ok(Repository { path: path.to_owned(), endpoints, neighbours: Vec::new() })
     }
 
     /// The documents of the image that a name of this repository stands for.

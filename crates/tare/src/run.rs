@@ -4,12 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
-use tare_engine::{Attach, Engine, Exit, Started};
+use tare_engine::request::CreateRequest;
+use tare_engine::{Attach, Created, Engine, Exit, PullOptions, Started};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::flag::Given;
 use crate::tree::Verb;
-use crate::{failure, human, terminal};
+use crate::{failure, human, pull, terminal};
 
 mod flags;
 mod request;
@@ -27,6 +28,37 @@ pub static RUN: Verb = Verb {
     act: run,
     failed: 125,
 };
+
+/// Creates the container, and pulls its image if `--pull` says so.
+fn create(engine: &Engine, request: CreateRequest, given: &Given) -> Result<Created> {
+    let image = request.config.image.clone();
+    let fetch = || {
+        let tell = |line: &str| terminal::complain(line);
+        pull::fetch(engine, &image, &PullOptions::default(), given.on("quiet")?, &tell).map(drop)
+    };
+    let missing = match given.text("pull") {
+        None | Some("missing") => true,
+        Some("never") => false,
+        Some("always") => {
+            fetch()?;
+            false
+        }
+        Some(other) => {
+            return Err(Error::new(Kind::Usage, format!("--pull {other}: it is always, missing or never")));
+        }
+    };
+    match engine.create(request) {
+        // Looked for only now: an image that is there costs nothing.
+        Err(err)
+            if missing && err.kind() == Kind::NotFound && !image.is_empty() && !engine.has_image(&image) =>
+        {
+            terminal::complain(&format!("Unable to find image '{image}' locally\n"));
+            fetch()?;
+            engine.create(request::request(given)?)
+        }
+        created => created,
+    }
+}
 
 fn run(engine: &Engine, given: &Given) -> Result<u8> {
     let request = request::request(given)?;
@@ -47,7 +79,7 @@ fn run(engine: &Engine, given: &Given) -> Result<u8> {
     let silent = !attach.stdout && !attach.stderr;
     let mut id_file = given.text("cidfile").filter(|path| !path.is_empty()).map(IdFile::claim).transpose()?;
 
-    let created = engine.create(request)?;
+    let created = create(engine, request, given)?;
     created.warnings.iter().for_each(|warning| failure::warn(warning));
     let id = created.id.clone();
     if let Some(Err(error)) = id_file.as_mut().map(|file| file.write(&id)) {

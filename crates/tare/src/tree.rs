@@ -69,13 +69,14 @@ pub static COMMON: [Place; 7] = [
 ];
 
 /// The other verbs at the top.
-pub static OTHERS: [Place; 11] = [
+pub static OTHERS: [Place; 12] = [
     place("help", &help::HELP),
     place("history", &images::HISTORY),
     place("inspect", &containers::INSPECT),
     place("kill", &containers::KILL),
     place("load", &carry::LOAD),
     place("logs", &containers::LOGS),
+    place("push", &pull::PUSH),
     place("rm", &containers::REMOVE),
     place("rmi", &images::REMOVE),
     place("save", &carry::SAVE),
@@ -106,6 +107,7 @@ pub static IMAGE: Group = Group {
         place("load", &carry::LOAD),
         Place { name: "ls", also: &["list"], verb: &images::LIST },
         place("pull", &pull::PULL),
+        place("push", &pull::PUSH),
         Place { name: "rm", also: &["remove"], verb: &images::REMOVE },
         place("save", &carry::SAVE),
         place("tag", &carry::TAG),

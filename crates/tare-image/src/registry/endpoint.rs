@@ -11,7 +11,7 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body, Proxy, RequestBuilder};
 
 use super::challenge::Challenge;
 use super::credentials::{Credentials, basic};
@@ -39,7 +39,7 @@ pub(super) struct Endpoint {
     /// `https://HOST`.
     origin: String,
     /// `repository:NAME:pull`.
-    scope: String,
+    scopes: Vec<String>,
     credentials: Option<Credentials>,
     /// The header that the server took last.
     authorization: Mutex<Option<String>>,
@@ -70,7 +70,7 @@ impl Endpoint {
     pub(super) fn new(
         domain: &str,
         settings: &HostSettings,
-        scope: String,
+        scopes: Vec<String>,
         credentials: Option<Credentials>,
     ) -> Result<Endpoint> {
         let http = settings.is_http(domain);
@@ -109,57 +109,69 @@ impl Endpoint {
             agent: config.new_agent(),
             domain: domain.to_owned(),
             origin: format!("{}://{host}", if http { "http" } else { "https" }),
-            scope,
+            scopes,
             credentials,
             authorization: Mutex::default(),
         })
     }
 
-    /// Asks until there is an answer that is none of `401`, `429` and `5xx`.
+    /// Asks for something.
     pub(super) fn get(&self, ask: Ask<'_>) -> Result<Response<Body>> {
-        let url = format!("{}{}", self.origin, ask.path);
-        let mut shown = self.authorization();
-        let mut authorized = false;
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
-            let last = attempt == TRIES;
-            let mut request = self.agent.get(&url);
-            if let Some(header) = &shown {
-                request = request.header(AUTHORIZATION, header);
-            }
+        self.send("GET", ask.path, &|agent, url, shown| {
+            let mut request = with(agent.get(url), shown);
             for media_type in ask.accept {
                 request = request.header("Accept", *media_type);
             }
             if ask.from > 0 {
                 request = request.header("Range", format!("bytes={}-", ask.from));
             }
-            let response = match request.call() {
-                Err(err) if last || !may_pass(&err) => return Err(self.unreachable(&url, &err)),
-                Err(_) => {
-                    std::thread::sleep(pause);
-                    pause *= 2;
+            request.call()
+        })
+    }
+
+    /// An address of this server; one that it gave itself may be whole.
+    fn url(&self, path: &str) -> String {
+        if path.starts_with('/') { format!("{}{path}", self.origin) } else { path.to_owned() }
+    }
+
+    /// Checks an address that the server gave: what is sent there, with credentials, goes to nobody else.
+    pub(super) fn own<'a>(&self, address: &'a str) -> Result<&'a str> {
+        let own = address.strip_prefix(&self.origin).is_some_and(|rest| rest.starts_with('/'));
+        if own || (address.starts_with('/') && !address.starts_with("//")) {
+            return Ok(address);
+        }
+        Err(Error::new(Kind::Corrupt, format!("registry {} sends us elsewhere: {address:?}", self.domain)))
+    }
+
+    /// Makes a request, [`with`] what is to be shown, until there is an answer that is none of `401`, `429` and `5xx`.
+    pub(super) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        attempt: &dyn Fn(&Agent, &str, Option<&str>) -> Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>> {
+        let url = &self.url(path);
+        let mut shown = self.authorization();
+        let mut authorized = false;
+        let mut pause = FIRST_PAUSE;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let last = tries == TRIES;
+            let wait = match attempt(&self.agent, url, shown.as_deref()) {
+                Err(err) if last || !may_pass(&err) => return Err(self.unreachable(method, url, &err)),
+                Err(_) => pause,
+                Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED && !authorized => {
+                    authorized = true;
+                    shown = Some(self.authorize(&answer)?);
                     continue;
                 }
-                Ok(response) => response,
+                Ok(answer) if !last && is_busy(answer.status()) => asked_pause(&answer).unwrap_or(pause),
+                Ok(answer) => return Ok(answer),
             };
-            let status = response.status();
-            match status {
-                StatusCode::UNAUTHORIZED if !authorized => {
-                    authorized = true;
-                    shown = Some(self.authorize(&response)?);
-                }
-                StatusCode::TOO_MANY_REQUESTS if !last => {
-                    std::thread::sleep(asked_pause(&response).unwrap_or(pause).min(LONGEST_PAUSE));
-                    pause *= 2;
-                }
-                _ if status.is_server_error() && !last => {
-                    std::thread::sleep(asked_pause(&response).unwrap_or(pause).min(LONGEST_PAUSE));
-                    pause *= 2;
-                }
-                _ => return Ok(response),
-            }
+            std::thread::sleep(wait.min(LONGEST_PAUSE));
+            pause *= 2;
         }
-        unreachable!("the last try returns")
     }
 
     fn authorization(&self) -> Option<String> {
@@ -211,11 +223,12 @@ impl Endpoint {
                 ("grant_type", "refresh_token"),
                 ("service", service),
                 ("client_id", "tare"),
-                ("scope", &self.scope),
+                ("scope", &self.scopes.join(" ")),
                 ("refresh_token", token),
             ]),
             credentials => {
-                let mut request = self.agent.get(realm).query("scope", &self.scope);
+                let scopes = self.scopes.iter().map(|scope| ("scope", scope));
+                let mut request = self.agent.get(realm).query_pairs(scopes);
                 if !service.is_empty() {
                     request = request.query("service", service);
                 }
@@ -225,7 +238,7 @@ impl Endpoint {
                 request.call()
             }
         };
-        let mut answer = answer.map_err(|err| self.unreachable(realm, &err))?;
+        let mut answer = answer.map_err(|err| self.unreachable("ask", realm, &err))?;
         if !answer.status().is_success() {
             return Err(self.refused(&mut answer, what()));
         }
@@ -264,8 +277,8 @@ impl Endpoint {
         )
     }
 
-    fn unreachable(&self, url: &str, err: &ureq::Error) -> Error {
-        let text = format!("GET {url}: {err}");
+    fn unreachable(&self, method: &str, url: &str, err: &ureq::Error) -> Error {
+        let text = format!("{method} {url}: {err}");
         let hint = if text.contains("CaUsedAsEndEntity") {
             "the registry shows the certificate of an authority as its own: make it with `openssl req -x509 -addext \
              basicConstraints=critical,CA:FALSE …`, or have one signed by that authority"
@@ -289,6 +302,18 @@ fn may_pass(err: &ureq::Error) -> bool {
         }
         ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) => true,
         _ => false,
+    }
+}
+
+fn is_busy(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+}
+
+/// A request with what is to be shown.
+pub(super) fn with<B>(request: RequestBuilder<B>, authorization: Option<&str>) -> RequestBuilder<B> {
+    match authorization {
+        Some(header) => request.header(AUTHORIZATION, header),
+        None => request,
     }
 }
 

@@ -240,7 +240,7 @@ struct Resuming<'a> {
 impl Read for Resuming<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         // One byte more than was promised is enough to know that it is too long.
-        let left = (self.wanted.size + 1).saturating_sub(self.at);
+        let left = self.wanted.size.saturating_add(1).saturating_sub(self.at);
         let length = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         if self.at == self.wanted.size && self.inner.is_none() {
             return Ok(0);

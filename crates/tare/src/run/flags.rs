@@ -2,7 +2,7 @@
 
 use crate::flag::Flag;
 
-pub static FLAGS: [Flag; 65] = [
+pub static FLAGS: [Flag; 67] = [
     Flag::many("add-host", "db:10.0.0.5", "Add a line to /etc/hosts (host:ip)"),
     Flag::many("attach", "stdout", "Attach to stdin, stdout or stderr").short('a'),
     Flag::one("blkio-weight", "uint16", "500", "Share of the disk against others, 10 to 1000 (0 for none)"),
@@ -70,6 +70,8 @@ pub static FLAGS: [Flag; 65] = [
     Flag::one("pid", "string", "host", "PID namespace to use (private|host|container:NAME)"),
     Flag::one("pids-limit", "int", "100", "Number of processes allowed (-1 for unlimited)"),
     Flag::switch("privileged", "Take down the wall: all capabilities, all devices, no filter"),
+    Flag::one("pull", "string", "always", "Pull the image before running (always|missing|never)"),
+    Flag::switch("quiet", "Do not show how far the pull is").short('q'),
     Flag::switch("read-only", "Make the container's root file system read-only"),
     Flag::switch("rm", "Remove the container when it ends"),
     Flag::one("rootfs", "dir", "./root", "Use this folder as the root file system; there is no IMAGE then"),
