@@ -5,7 +5,7 @@ use tare_sys::{Error, Kind, Result};
 
 use crate::flag::{Flag, Given, Takes};
 use crate::terminal;
-use crate::tree::{self, Group, Place, Spot, Target, Verb};
+use crate::tree::{self, Place, Spot, Target, Verb};
 
 pub static HELP: Verb = Verb {
     about: "Show how to use tare or one of its commands",
@@ -68,10 +68,10 @@ fn text(spot: &Spot, width: usize) -> String {
 fn top(text: &mut String, width: usize) {
     *text += "\nContainers without a daemon, and a wall round them that can be seen\n";
     *text += &commands("Common Commands", tree::COMMON.iter().map(described), width);
-    let groups = [&tree::CONTAINER, &tree::IMAGE].map(|group: &Group| (group.name, group.about));
-    *text += &commands("Management Commands", groups.into_iter(), width);
+    let groups = tree::GROUPS.iter().map(|group| (group.name, group.about));
+    *text += &commands("Management Commands", groups, width);
     *text += &commands("Commands", tree::OTHERS.iter().map(described), width);
-    *text += &options("Global Options", &tree::GLOBAL, width);
+    *text += &options("Global Options", tree::GLOBAL, width);
     *text += "\nRun 'tare COMMAND --help' for more on a command.\n";
     *text += "\nA first container, from this machine's own files:  tare run --rm host echo hello\n";
 }
@@ -83,13 +83,13 @@ fn described(place: &Place) -> (&'static str, &'static str) {
 /// All names of a verb, the longest path first.
 fn other_names(verb: &'static Verb) -> Vec<String> {
     let mut names = Vec::new();
-    for group in [&tree::CONTAINER, &tree::IMAGE] {
+    for group in &tree::GROUPS {
         for place in group.places.iter().filter(|place| std::ptr::eq(place.verb, verb)) {
             let all = [place.name].into_iter().chain(place.also.iter().copied());
             names.extend(all.map(|name| format!("tare {} {name}", group.name)));
         }
     }
-    let top = tree::COMMON.iter().chain(&tree::OTHERS).filter(|place| std::ptr::eq(place.verb, verb));
+    let top = tree::COMMON.iter().chain(tree::OTHERS).filter(|place| std::ptr::eq(place.verb, verb));
     names.extend(top.map(|place| format!("tare {}", place.name)));
     names
 }

@@ -58,7 +58,7 @@ pub struct Group {
 }
 
 /// What people use every day.
-pub static COMMON: [Place; 7] = [
+pub static COMMON: &[Place] = &[
     place("run", &run::RUN),
     place("ps", &ps::PS),
     place("pull", &pull::PULL),
@@ -69,7 +69,7 @@ pub static COMMON: [Place; 7] = [
 ];
 
 /// The other verbs at the top.
-pub static OTHERS: [Place; 12] = [
+pub static OTHERS: &[Place] = &[
     place("help", &help::HELP),
     place("history", &images::HISTORY),
     place("inspect", &containers::INSPECT),
@@ -84,7 +84,10 @@ pub static OTHERS: [Place; 12] = [
     place("tag", &carry::TAG),
 ];
 
-pub static CONTAINER: Group = Group {
+/// The kinds of objects. A new group also gets a row in `command`.
+pub static GROUPS: [Group; 2] = [CONTAINER, IMAGE];
+
+const CONTAINER: Group = Group {
     name: "container",
     about: "Manage containers",
     places: &[
@@ -98,7 +101,7 @@ pub static CONTAINER: Group = Group {
     ],
 };
 
-pub static IMAGE: Group = Group {
+const IMAGE: Group = Group {
     name: "image",
     about: "Manage images",
     places: &[
@@ -115,7 +118,7 @@ pub static IMAGE: Group = Group {
 };
 
 /// Options before the command.
-pub static GLOBAL: [Flag; 3] = [
+pub static GLOBAL: &[Flag] = &[
     Flag::one(
         "root",
         "dir",
@@ -149,7 +152,7 @@ pub enum Target {
 /// The options of `target`.
 pub fn flags(target: Target) -> &'static [Flag] {
     match target {
-        Target::Top => &GLOBAL,
+        Target::Top => GLOBAL,
         Target::Group(_) => &[],
         Target::Verb(verb) => verb.flags,
     }
@@ -168,11 +171,11 @@ pub fn find<'a>(words: impl IntoIterator<Item = &'a str>) -> Spot {
             continue;
         }
         let place = match spot.target {
-            Target::Top => COMMON.iter().chain(&OTHERS).find(|place| place.is_called(word)),
+            Target::Top => COMMON.iter().chain(OTHERS).find(|place| place.is_called(word)),
             Target::Group(group) => group.places.iter().find(|place| place.is_called(word)),
             Target::Verb(_) => break,
         };
-        let group = [&CONTAINER, &IMAGE].into_iter().find(|group| group.name == word);
+        let group = GROUPS.iter().find(|group| group.name == word);
         spot.target = match (place, group, spot.target) {
             (Some(place), ..) => Target::Verb(place.verb),
             (None, Some(group), Target::Top) => Target::Group(group),
@@ -187,18 +190,17 @@ pub fn find<'a>(words: impl IntoIterator<Item = &'a str>) -> Spot {
 fn command() -> Command {
     let top = bare("tare").args(GLOBAL.iter().map(Flag::arg)).arg(help_arg(true));
     let verbs =
-        COMMON.iter().chain(&OTHERS).map(|place| named(place).defer(|command| fill(command, top_verb)));
-    top.subcommands(verbs)
-        .subcommand(bare(CONTAINER.name).defer(|command| {
-            let verb = |command| fill(command, |name| verb_in(CONTAINER.places, name));
-            command
-                .arg(help_arg(true))
-                .subcommands(CONTAINER.places.iter().map(|place| named(place).defer(verb)))
-        }))
-        .subcommand(bare(IMAGE.name).defer(|command| {
-            let verb = |command| fill(command, |name| verb_in(IMAGE.places, name));
-            command.arg(help_arg(true)).subcommands(IMAGE.places.iter().map(|place| named(place).defer(verb)))
-        }))
+        COMMON.iter().chain(OTHERS).map(|place| named(place).defer(|command| fill(command, top_verb)));
+    top.subcommands(verbs).subcommands([group::<0>(), group::<1>()])
+}
+
+/// clap's view of one group. What clap defers to is a plain function, which cannot capture the group: hence the
+/// number.
+fn group<const N: usize>() -> Command {
+    bare(GROUPS[N].name).defer(|command| {
+        let verb = |command| fill(command, |name| verb_in(GROUPS[N].places, name));
+        command.arg(help_arg(true)).subcommands(GROUPS[N].places.iter().map(|place| named(place).defer(verb)))
+    })
 }
 
 /// A command without what clap adds by itself; of an option given twice the last counts, as in Docker.
@@ -227,7 +229,7 @@ fn verb_in(places: &'static [Place], name: &str) -> Option<&'static Verb> {
 }
 
 fn top_verb(name: &str) -> Option<&'static Verb> {
-    verb_in(&COMMON, name).or_else(|| verb_in(&OTHERS, name))
+    verb_in(COMMON, name).or_else(|| verb_in(OTHERS, name))
 }
 
 /// Does what the words say; the value is the exit code.
@@ -248,13 +250,14 @@ fn perform(matches: &ArgMatches, spot: &dyn Fn() -> Spot) -> u8 {
     while let Some((name, sub)) = inner.subcommand() {
         inner = sub;
         match places {
-            None if name == CONTAINER.name => places = Some(CONTAINER.places),
-            None if name == IMAGE.name => places = Some(IMAGE.places),
-            None => found = top_verb(name),
+            None => {
+                found = top_verb(name);
+                places = GROUPS.iter().find(|group| group.name == name).map(|group| group.places);
+            }
             Some(places) => found = verb_in(places, name),
         }
     }
-    let global = Given::new(matches, &GLOBAL);
+    let global = Given::new(matches, GLOBAL);
     let Some(verb) = found else {
         let answer = match global.on("version") {
             Ok(true) => terminal::say(&format!("tare version {}\n", env!("CARGO_PKG_VERSION"))).map(|()| 0),
