@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the README's second command, and what the CI runs.
 //!
 //! ```text
-//! fmt -> clippy -> layers -> unit tests -> packages -> binary -> host tests -> leak check -> guests -> summary
+//! packages -> fmt -> clippy -> layers -> unit tests -> binary -> host tests -> leak check -> guests -> summary
 //! ```
 //!
 //! A step that fails does not stop the ones that can still say something. All compiling is done with one
@@ -58,6 +58,8 @@ pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
     let linking = build::announce_linking(&workspace)?;
     let suite = Suite { workspace, linking, filters };
     let mut summary = Summary::default();
+    // First of all: unit tests compare with libraries and programs of others as well.
+    summary.step("packages", if is_root() { packages::install_missing } else { packages::name_missing });
     if matches!(lane, Lane::All | Lane::Unit) {
         suite.unit_lane(&mut summary);
     }
@@ -100,16 +102,14 @@ impl Suite {
         });
     }
 
-    /// What all lanes with containers need: packages and the binary, which is given back.
+    /// What all lanes with containers need: the binary, which is given back.
     fn prepare(&self, summary: &mut Summary) -> Option<PathBuf> {
         if !is_root() {
-            summary.step("packages", packages::name_missing);
             summary.step("tests of behaviour", || {
                 Ok(Outcome::NotRun("need root; `cargo xtask test --only unit` runs the rest".to_owned()))
             });
             return None;
         }
-        summary.step("packages", packages::install_missing);
         let mut binary = None;
         summary.step("build", || {
             binary = Some(build::build(&self.workspace, &self.linking, PROFILE)?.binary);
