@@ -37,7 +37,12 @@ fn before_its_program_the_process_executes_from_a_read_only_mount() {
     bundle.created(&[]);
     let path = format!("/proc/{}/exe", bundle.state()["pid"]);
     let flags = rustix::fs::statvfs(&path).expect("its own program").f_flag;
-    assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{flags:?}");
+    let read_only = rustix::fs::StatVfsMountFlags::RDONLY;
+    assert!(flags.contains(read_only), "{flags:?}");
+    if rustix::fs::statvfs(runtime()).expect("the runtime").f_flag.contains(read_only) {
+        // Its own mount will do, as in a guest.
+        return;
+    }
     let maps = fs::read_to_string(format!("/proc/{}/maps", bundle.state()["pid"])).expect("its memory");
     let ours = runtime().canonicalize().expect("the runtime");
     let ours = ours.to_str().expect("a plain path");

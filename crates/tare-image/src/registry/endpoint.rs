@@ -55,6 +55,9 @@ pub(super) struct Ask<'a> {
     pub(super) from: u64,
 }
 
+/// Makes a request once: with this agent, to this address, with this header.
+type Attempt<'a> = dyn Fn(&Agent, &str, Option<&str>) -> Result<Response<Body>, ureq::Error> + 'a;
+
 #[derive(Deserialize)]
 struct Token {
     #[serde(default)]
@@ -144,12 +147,7 @@ impl Endpoint {
     }
 
     /// Makes a request, [`with`] what is to be shown, until there is an answer that is none of `401`, `429` and `5xx`.
-    pub(super) fn send(
-        &self,
-        method: &str,
-        path: &str,
-        attempt: &dyn Fn(&Agent, &str, Option<&str>) -> Result<Response<Body>, ureq::Error>,
-    ) -> Result<Response<Body>> {
+    pub(super) fn send(&self, method: &str, path: &str, attempt: &Attempt<'_>) -> Result<Response<Body>> {
         let url = &self.url(path);
         let mut shown = self.authorization();
         let mut authorized = false;
