@@ -86,6 +86,15 @@ impl Host {
         let mut command = Command::new(line.next().expect("at least the binary"));
         command.args(line).args(words);
         command.env("TARE_ROOT", self.root()).env("TARE_RUN_ROOT", self.run_root());
+        // No logins and settings but the host's own, and a way out that leads nowhere: a name that is not here is as
+        // unknown on a machine with a network as on one without.
+        command.env("DOCKER_CONFIG", self.work()).env("REGISTRY_AUTH_FILE", self.work().join("auth.json"));
+        command.env("XDG_CONFIG_HOME", self.work()).env("XDG_RUNTIME_DIR", self.work());
+        command.env("TARE_REGISTRIES", self.work().join("registries.toml"));
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            command.env(name, "http://127.0.0.1:1").env_remove(name.to_lowercase());
+        }
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
         Tare::of(command)
     }
 

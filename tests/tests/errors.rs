@@ -4,8 +4,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use tare_tests::{Host, Outcome, busybox};
+use tare_tests::{Host, Outcome, busybox, stretched};
 
 /// `tare run --rm WORDS`, which has to leave no trace.
 fn run(host: &Host, words: &[&str]) -> Outcome {
@@ -15,8 +16,23 @@ fn run(host: &Host, words: &[&str]) -> Outcome {
 #[test]
 fn an_unknown_image_is_125_and_says_how_to_get_one() {
     let host = Host::new();
-    run(&host, &["nosuch", "true"]).fails(125).complains_of(&["nosuch", "image", "import"]);
+    let begun = Instant::now();
+    let out = run(&host, &["nosuch", "true"]);
+    out.fails(125).complains_of(&[
+        "Unable to find image 'nosuch:latest' locally",
+        "registry-1.docker.io",
+        "import",
+    ]);
     run(&host, &["busybox:nosuch", "true"]).fails(125).complains_of(&["busybox:nosuch"]);
+    // Nobody listens, a proxy leads nowhere, the name is nobody's (RFC 6761): none of that gets better by waiting.
+    let out = run(&host, &["127.0.0.1:1/nosuch", "true"]);
+    out.fails(125).complains_of(&["127.0.0.1:1/nosuch:latest", "refused", "hint:", "import"]);
+    let straight = host.tare(["run", "--rm", "registry.invalid/nosuch", "true"]);
+    let out = straight.env("HTTPS_PROXY", "").env("ALL_PROXY", "").run();
+    out.fails(125).complains_of(&["registry.invalid", "is the name right", "import"]);
+    assert!(begun.elapsed() < stretched(Duration::from_secs(20)), "{:?}", begun.elapsed());
+    let out = run(&host, &["--pull", "never", "nosuch", "true"]);
+    out.fails(125).complains_of(&["nosuch", "not in the store", "import"]);
 }
 
 #[test]
@@ -265,7 +281,7 @@ fn a_state_root_that_cannot_hold_an_overlay_is_named() {
 #[test]
 fn messages_have_one_form() {
     let host = Host::new();
-    let out = run(&host, &["nosuch", "true"]);
+    let out = run(&host, &["--pull", "never", "nosuch", "true"]);
     assert!(out.stderr().starts_with("tare: "), "{out:#?}");
     assert!(out.stderr().lines().any(|line| line.starts_with("hint: ")), "{out:#?}");
     assert_eq!(out.stdout(), "");

@@ -8,22 +8,12 @@ use serde_json::{Value, json};
 use tare_tests::registry::{Answer, PASSWORD, Registry, Request, Server, USER};
 use tare_tests::{Host, Tare};
 
-/// A call of tare with no logins and settings but the host's own.
-fn tare(host: &Host, words: &[&str]) -> Tare {
-    host.tare(words)
-        .env("DOCKER_CONFIG", host.work())
-        .env("REGISTRY_AUTH_FILE", host.work().join("auth.json"))
-        .env("XDG_CONFIG_HOME", host.work())
-        .env("TARE_REGISTRIES", host.work().join("registries.toml"))
-        .env("HTTP_PROXY", "http://127.0.0.1:1")
-}
-
 fn pull(host: &Host, name: &str) -> Tare {
-    tare(host, &["pull", name])
+    host.tare(["pull", name])
 }
 
 fn push(host: &Host, name: &str) -> Tare {
-    tare(host, &["push", name])
+    host.tare(["push", name])
 }
 
 /// A busybox image in a file.
@@ -124,7 +114,7 @@ fn a_login_of_docker_or_podman_opens_a_registry_with_passwords() {
     let (host, registry) = (Host::new(), Registry::with_password());
     registry.receive(&archive(&host), "box:1");
     let name = format!("{}/box:1", registry.address);
-    pull(&host, &name).run().fails(1).complains_of(&["wants a name and a password", "docker login"]);
+    pull(&host, &name).run().fails(1).complains_of(&["wants a name and a password", "tare login"]);
     let login = |user: &str| {
         let auth = std::process::Command::new("base64")
             .args(["--wrap=0"])
@@ -407,7 +397,7 @@ fn run_pulls_an_image_that_is_not_there() {
     let (host, registry) = (Host::new(), Registry::open());
     registry.receive(&archive(&host), "box:1");
     let name = format!("{}/box:1", registry.address);
-    let run = |pull: &[&str]| tare(&host, &["run", "--rm"]).args(pull).args([&name, "echo", "here"]).run();
+    let run = |pull: &[&str]| host.tare(["run", "--rm"]).args(pull).args([&name, "echo", "here"]).run();
     run(&["--pull", "never"]).fails(125).complains_of(&["not in the store"]);
     let out = run(&[]);
     out.prints("here").complains_of(&["Unable to find image", "Pull complete"]);

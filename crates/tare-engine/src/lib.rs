@@ -38,7 +38,7 @@ pub use facts::default_roots;
 pub use log::LogQuery;
 pub use monitor::Exit;
 pub use pull::{PullOptions, Pulled};
-pub use tare_image::Digest;
 pub use tare_image::registry::push::PushState;
 pub use tare_image::store::LayerState;
+pub use tare_image::{Digest, Reference};
 pub use tare_sys::signal::number as signal_number;

@@ -12,6 +12,11 @@
 mod challenge;
 pub mod credentials;
 mod endpoint;
+mod failure;
+pub mod listing;
+pub mod login;
+mod patient;
+mod proxy;
 pub mod push;
 pub mod settings;
 
@@ -27,7 +32,8 @@ use crate::documents::{self, Descriptor};
 use crate::reference::Reference;
 use crate::store::{Incoming, Source};
 use credentials::CredentialFiles;
-use endpoint::{Ask, Endpoint, Patient};
+use endpoint::{Ask, Endpoint};
+use patient::Patient;
 use settings::Settings;
 
 /// A repository of a registry: all images of one name, whatever their tag.
@@ -74,6 +80,20 @@ impl Repository {
             std::iter::once(format!("repository:{}:pull,push", name.path())).chain(readable).collect();
         let repository = Repository::at(&[name.domain().to_owned()], name.path(), &scopes, settings, logins)?;
         Ok(Repository { neighbours, ..repository })
+    }
+
+    /// To look around in the registry itself, and with `delete` to take something away there.
+    ///
+    /// Errors: as [`open`](Repository::open).
+    pub fn open_to_list(
+        name: &Reference,
+        delete: bool,
+        settings: &Settings,
+        logins: &CredentialFiles,
+    ) -> Result<Repository> {
+        let actions = if delete { "pull,delete" } else { "pull" };
+        let scopes = [format!("repository:{}:{actions}", name.path())];
+        Repository::at(&[name.domain().to_owned()], name.path(), &scopes, settings, logins)
     }
 
     fn at(
@@ -143,12 +163,7 @@ impl Repository {
                 .and_then(|value| value.to_str().ok())
                 .unwrap_or_default();
             let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
-            let mut bytes = Vec::new();
-            let body = Patient::new(response.body_mut().as_reader());
-            body.take(documents::LONGEST + 1)
-                .read_to_end(&mut bytes)
-                .map_err(|err| broken(&what(endpoint), &err))?;
-            documents::check_length(&what(endpoint), bytes.len() as u64)?;
+            let bytes = read_body(&mut response, &what(endpoint))?;
             if digest.is_some_and(|digest| *digest != Digest::of(&bytes)) {
                 let what = format!("{}: other bytes came than its digest says", what(endpoint));
                 return Err(Error::new(Kind::Corrupt, what));
@@ -209,6 +224,15 @@ fn begins_at(response: &ureq::http::Response<ureq::Body>, from: u64) -> bool {
     let range = response.headers().get("Content-Range").and_then(|value| value.to_str().ok());
     let first = range.and_then(|range| range.trim().strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
     first == Some(from)
+}
+
+/// Reads a document, which has its limit.
+fn read_body(response: &mut ureq::http::Response<ureq::Body>, what: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let body = Patient::new(response.body_mut().as_reader());
+    body.take(documents::LONGEST + 1).read_to_end(&mut bytes).map_err(|err| broken(what, &err))?;
+    documents::check_length(what, bytes.len() as u64)?;
+    Ok(bytes)
 }
 
 fn broken(what: &str, err: &io::Error) -> Error {

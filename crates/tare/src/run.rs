@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use tare_engine::request::CreateRequest;
-use tare_engine::{Attach, Created, Engine, Exit, PullOptions, Started};
+use tare_engine::{Attach, Created, Engine, Exit, PullOptions, Reference, Started};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::flag::Given;
@@ -52,7 +52,8 @@ fn create(engine: &Engine, request: CreateRequest, given: &Given) -> Result<Crea
         Err(err)
             if missing && err.kind() == Kind::NotFound && !image.is_empty() && !engine.has_image(&image) =>
         {
-            terminal::complain(&format!("Unable to find image '{image}' locally\n"));
+            let name = Reference::parse(&image)?;
+            terminal::complain(&format!("Unable to find image '{name}' locally\n"));
             fetch()?;
             engine.create(request::request(given)?)
         }

@@ -6,7 +6,10 @@
 //! ~/.config/containers/auth.json                                  "credsStore": "PROGRAM"}
 //! ```
 //!
-//! The first file that knows the host counts. `PROGRAM` is asked as `docker-credential-PROGRAM get`.
+//! The first file that knows the host counts. `PROGRAM` is asked as `docker-credential-PROGRAM get`. Written is Docker's
+//! file alone (`keep`).
+
+mod keep;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,6 +22,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use tare_sys::{Context, Error, Kind, Result};
+
+pub use keep::Keeper;
 
 /// What Docker writes for `docker.io`.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
@@ -39,9 +44,13 @@ pub enum Credentials {
     RefreshToken(String),
 }
 
-/// Where to look.
+/// Where to look, and where to write.
 #[derive(Clone, Debug, Default)]
-pub struct CredentialFiles(Vec<PathBuf>);
+pub struct CredentialFiles {
+    docker: Option<PathBuf>,
+    /// podman's.
+    others: Vec<PathBuf>,
+}
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -77,14 +86,15 @@ impl CredentialFiles {
             .or_else(|| below(home.clone(), ".docker/config.json"));
         let runtime = below(path("XDG_RUNTIME_DIR"), "containers/auth.json");
         let config = below(path("XDG_CONFIG_HOME").or(below(home, ".config")), "containers/auth.json");
-        CredentialFiles([docker, path("REGISTRY_AUTH_FILE"), runtime, config].into_iter().flatten().collect())
+        let others = [path("REGISTRY_AUTH_FILE"), runtime, config].into_iter().flatten().collect();
+        CredentialFiles { docker, others }
     }
 
     /// The credentials for a repository of a registry.
     ///
     /// Errors: [`Kind::Corrupt`] for a file that cannot be understood; a helper that fails.
     pub fn find(&self, domain: &str, repository: &str) -> Result<Option<Credentials>> {
-        for path in &self.0 {
+        for path in self.docker.iter().chain(&self.others) {
             let bytes = match fs::read(path) {
                 Err(err) if matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
                 bytes => bytes.doing(|| format!("read {}", path.display()))?,
@@ -102,27 +112,44 @@ impl CredentialFiles {
 fn in_file(bytes: &[u8], domain: &str, repository: &str) -> Result<Option<Credentials>> {
     let config: Config = serde_json::from_slice(bytes)
         .map_err(|err| Error::new(Kind::Corrupt, format!("it is not understood: {err}")))?;
-    let server = if domain == "docker.io" { DOCKER_HUB } else { domain };
-    let helper = config.cred_helpers.get(server).or_else(|| config.cred_helpers.get(domain));
-    if let Some(helper) = helper.or(config.creds_store.as_ref()).filter(|name| !name.is_empty()) {
-        return ask(helper, server);
+    if let Some(helper) = config.helper(domain) {
+        return ask(helper, server_of(domain));
     }
     // The longest name counts (containers-auth.json(5)): a login may be for a part of a registry.
     let whole = format!("{domain}/{repository}");
     let scopes = std::iter::successors(Some(whole.as_str()), |name| Some(name.rsplit_once('/')?.0));
-    let keys = scopes.map(str::to_owned).chain([
-        server.to_owned(),
-        format!("https://{domain}"),
-        format!("https://{domain}/"),
-        format!("https://{domain}/v1/"),
-        format!("https://{domain}/v2/"),
-    ]);
+    let keys = scopes.map(str::to_owned).chain(keys_of(domain));
     for key in keys {
         if let Some(auth) = config.auths.get(&key) {
             return auth.read();
         }
     }
     Ok(None)
+}
+
+/// What a registry is called in the files, and by helpers.
+fn server_of(domain: &str) -> &str {
+    if domain == "docker.io" { DOCKER_HUB } else { domain }
+}
+
+/// All that a registry may be called in the files.
+fn keys_of(domain: &str) -> [String; 6] {
+    [
+        domain.to_owned(),
+        server_of(domain).to_owned(),
+        format!("https://{domain}"),
+        format!("https://{domain}/"),
+        format!("https://{domain}/v1/"),
+        format!("https://{domain}/v2/"),
+    ]
+}
+
+impl Config {
+    /// The helper that keeps the login to a registry.
+    fn helper(&self, domain: &str) -> Option<&str> {
+        let own = self.cred_helpers.get(server_of(domain)).or_else(|| self.cred_helpers.get(domain));
+        own.or(self.creds_store.as_ref()).map(String::as_str).filter(|name| !name.is_empty())
+    }
 }
 
 impl Auth {
@@ -146,35 +173,12 @@ impl Auth {
     }
 }
 
-/// Asks a program (docker-credential-helpers' protocol: the server's name to stdin, JSON from stdout).
+/// Asks a helper for a login.
 fn ask(helper: &str, server: &str) -> Result<Option<Credentials>> {
-    if Path::new(helper).components().count() != 1 {
-        return Err(Error::new(Kind::Corrupt, format!("the credential helper {helper:?} is not a name")));
-    }
-    let program = format!("docker-credential-{helper}");
-    let what = || format!("run `{program} get`");
-    let mut child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .doing(what)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read has said so by its exit code.
-        let _ = stdin.write_all(server.as_bytes());
-    }
-    let out = child.wait_with_output().doing(what)?;
-    let said = String::from_utf8_lossy(&out.stdout);
-    if !out.status.success() {
-        // Their word for "no login" (docker-credential-helpers, credentials/error.go).
-        if said.trim() == "credentials not found in native keychain" {
-            return Ok(None);
-        }
-        return Err(Error::new(Kind::Permission, format!("`{program} get` failed: {}", said.trim())));
-    }
-    let helped: Helped = serde_json::from_slice(&out.stdout)
-        .map_err(|_| Error::new(Kind::Corrupt, format!("`{program} get` does not answer with JSON")))?;
+    let Some(said) = call(helper, "get", server)? else { return Ok(None) };
+    let helped: Helped = serde_json::from_slice(&said).map_err(|_| {
+        Error::new(Kind::Corrupt, format!("`docker-credential-{helper} get` does not answer with JSON"))
+    })?;
     if helped.username.is_empty() && helped.secret.is_empty() {
         return Ok(None);
     }
@@ -182,6 +186,37 @@ fn ask(helper: &str, server: &str) -> Result<Option<Credentials>> {
         TOKEN_USER => Credentials::RefreshToken(helped.secret),
         _ => Credentials::Password { name: helped.username, password: helped.secret },
     }))
+}
+
+/// Calls a helper (docker-credential-helpers' protocol): what it is to know goes to stdin, what it knows comes from
+/// stdout. `None`: it has no such login.
+fn call(helper: &str, verb: &str, given: &str) -> Result<Option<Vec<u8>>> {
+    if Path::new(helper).components().count() != 1 {
+        return Err(Error::new(Kind::Corrupt, format!("the credential helper {helper:?} is not a name")));
+    }
+    let program = format!("docker-credential-{helper}");
+    let what = || format!("run `{program} {verb}`");
+    let mut child = Command::new(&program)
+        .arg(verb)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .doing(what)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that does not read has said so by its exit code.
+        let _ = stdin.write_all(given.as_bytes());
+    }
+    let out = child.wait_with_output().doing(what)?;
+    if out.status.success() {
+        return Ok(Some(out.stdout));
+    }
+    let said = String::from_utf8_lossy(&out.stdout);
+    // Their word for "no login" (docker-credential-helpers, credentials/error.go).
+    if said.trim() == "credentials not found in native keychain" {
+        return Ok(None);
+    }
+    Err(Error::new(Kind::Permission, format!("`{program} {verb}` failed: {}", said.trim())))
 }
 
 /// The `Authorization` header of name and password.

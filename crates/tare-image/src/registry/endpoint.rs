@@ -1,20 +1,21 @@
 //! One server of a registry: requests with its credentials, again where it may help.
 
 use std::fs;
-use std::io::{self, Read};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tare_sys::{Context, Error, Kind, Result};
 use ureq::config::RedirectAuthHeaders;
-use ureq::http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use ureq::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, Proxy, RequestBuilder};
+use ureq::{Agent, Body, RequestBuilder};
 
 use super::challenge::Challenge;
 use super::credentials::{Credentials, basic};
+use super::failure::{self, asked_pause, is_busy, may_pass, read_limited};
+use super::proxy;
 use super::settings::{HostSettings, is_loopback};
 
 /// A request that fails is made this often, all in all.
@@ -25,11 +26,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Without a byte.
 const SILENCE: Duration = Duration::from_secs(30);
-/// In which [`SLOWEST`] bytes have to come; slower than that is a server that only keeps us busy.
-const WINDOW: Duration = Duration::from_secs(30);
-const SLOWEST: u64 = 30 << 10;
-/// Of an answer that is an error, or a token.
-const LONGEST_ANSWER: u64 = 1 << 20;
+/// Until somebody takes a call.
+const RING: Duration = Duration::from_secs(10);
+/// After this no request is made again.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A server that has one repository.
 pub(super) struct Endpoint {
@@ -64,6 +64,15 @@ struct Token {
     token: Option<String>,
     #[serde(default)]
     access_token: Option<String>,
+    #[serde(default)]
+    refresh_token: Option<String>,
+}
+
+impl Token {
+    fn shown(self) -> Option<String> {
+        let token = self.token.or(self.access_token).filter(|token| !token.is_empty())?;
+        Some(format!("Bearer {token}"))
+    }
 }
 
 impl Endpoint {
@@ -93,14 +102,19 @@ impl Endpoint {
             }
         };
         let tls = TlsConfig::builder().root_certs(roots).disable_verification(settings.insecure).build();
-        let proxy = if is_loopback(domain) { None } else { Proxy::try_from_env() };
+        let scheme = if http { "http" } else { "https" };
+        let proxy = match is_loopback(domain) {
+            true => None,
+            false => proxy::of(scheme, &|name| std::env::var(name).ok())?,
+        };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             // One that begins with TLS stays with it, whatever it redirects to.
             .https_only(!http)
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .user_agent(concat!("tare/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(SILENCE))
+            .timeout_resolve(Some(RING))
+            .timeout_connect(Some(RING))
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE))
@@ -111,7 +125,7 @@ impl Endpoint {
         Ok(Endpoint {
             agent: config.new_agent(),
             domain: domain.to_owned(),
-            origin: format!("{}://{host}", if http { "http" } else { "https" }),
+            origin: format!("{scheme}://{host}"),
             scopes,
             credentials,
             authorization: Mutex::default(),
@@ -153,11 +167,12 @@ impl Endpoint {
         let mut authorized = false;
         let mut pause = FIRST_PAUSE;
         let mut tries = 0;
+        let begun = Instant::now();
         loop {
             tries += 1;
-            let last = tries == TRIES;
+            let last = tries == TRIES || begun.elapsed() > PATIENCE;
             let wait = match attempt(&self.agent, url, shown.as_deref()) {
-                Err(err) if last || !may_pass(&err) => return Err(self.unreachable(method, url, &err)),
+                Err(err) if last || !may_pass(&err) => return Err(failure::unreachable(method, url, &err)),
                 Err(_) => pause,
                 Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED && !authorized => {
                     authorized = true;
@@ -167,7 +182,7 @@ impl Endpoint {
                 Ok(answer) if !last && is_busy(answer.status()) => asked_pause(&answer).unwrap_or(pause),
                 Ok(answer) => return Ok(answer),
             };
-            std::thread::sleep(wait.min(LONGEST_PAUSE));
+            std::thread::sleep(wait.min(LONGEST_PAUSE) + jitter(pause));
             pause *= 2;
         }
     }
@@ -178,22 +193,12 @@ impl Endpoint {
 
     /// Finds out what the server wants to see.
     fn authorize(&self, response: &Response<Body>) -> Result<String> {
-        let challenges: Vec<Challenge> = response
-            .headers()
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| Challenge::parse(value.to_str().ok()?))
-            .collect();
-        let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
-        let header = match bearer.or(challenges.first()) {
-            None => {
-                let what = format!("registry {} wants a login of a kind that is not known", self.domain);
-                return Err(Error::new(Kind::Unsupported, what));
+        let header = match self.challenge(response)? {
+            Challenge::Bearer { realm, service } => {
+                let token = self.token(&realm, service.as_deref(), false)?;
+                token.shown().ok_or_else(|| self.no_token(&realm))?
             }
-            Some(Challenge::Bearer { realm, service }) => {
-                format!("Bearer {}", self.token(realm, service.as_deref())?)
-            }
-            Some(Challenge::Basic) => match &self.credentials {
+            Challenge::Basic => match &self.credentials {
                 Some(Credentials::Password { name, password }) => basic(name, password),
                 _ => return Err(self.no_login()),
             },
@@ -202,9 +207,57 @@ impl Endpoint {
         Ok(header)
     }
 
-    /// Has a token made (distribution, auth/token.md and auth/oauth.md).
-    fn token(&self, realm: &str, service: Option<&str>) -> Result<String> {
-        let what = || format!("ask {realm} for a token for registry {}", self.domain);
+    /// Shows the credentials, and nothing else is wanted. Answers with a refresh token, if the server gives one to keep in
+    /// place of the password.
+    ///
+    /// Errors: [`Kind::Permission`] where they are not the right ones.
+    pub(super) fn log_in(&self) -> Result<Option<String>> {
+        let url = self.url("/v2/");
+        let get = |shown: Option<&str>| {
+            let answer = with(self.agent.get(&url), shown).call();
+            answer.map_err(|err| failure::unreachable("GET", &url, &err))
+        };
+        let first = get(None)?;
+        let (shown, refresh) = match first.status() {
+            StatusCode::UNAUTHORIZED => match self.challenge(&first)? {
+                Challenge::Bearer { realm, service } => {
+                    let mut token = self.token(&realm, service.as_deref(), true)?;
+                    let refresh = token.refresh_token.take().filter(|token| !token.is_empty());
+                    (token.shown().ok_or_else(|| self.no_token(&realm))?, refresh)
+                }
+                Challenge::Basic => match &self.credentials {
+                    Some(Credentials::Password { name, password }) => (basic(name, password), None),
+                    _ => return Err(self.no_login()),
+                },
+            },
+            // Anybody may.
+            _ => return Ok(None),
+        };
+        let mut answer = get(Some(&shown))?;
+        match answer.status() {
+            StatusCode::OK => Ok(refresh),
+            _ => Err(self.refused(&mut answer, format!("log in to {}", self.domain))),
+        }
+    }
+
+    /// What the server wants, the better way where there are several.
+    fn challenge(&self, response: &Response<Body>) -> Result<Challenge> {
+        let mut challenges: Vec<Challenge> = response
+            .headers()
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .filter_map(|value| Challenge::parse(value.to_str().ok()?))
+            .collect();
+        challenges.sort_by_key(|challenge| !matches!(challenge, Challenge::Bearer { .. }));
+        challenges.into_iter().next().ok_or_else(|| {
+            let what = format!("registry {} wants a login of a kind that is not known", self.domain);
+            Error::new(Kind::Unsupported, what)
+        })
+    }
+
+    /// Has a token made (distribution, auth/token.md and auth/oauth.md). `to_keep`: with a refresh token, if there are such.
+    fn token(&self, realm: &str, service: Option<&str>, to_keep: bool) -> Result<Token> {
+        let what = || format!("ask {realm:?} for a token for registry {}", self.domain);
         let uri: Uri = realm.parse().map_err(|_| {
             Error::new(Kind::Corrupt, format!("registry {} sends for tokens to {realm:?}", self.domain))
         })?;
@@ -212,7 +265,7 @@ impl Endpoint {
         if uri.scheme_str() != Some("https") && self.origin.starts_with("https:") {
             return Err(Error::new(
                 Kind::Permission,
-                format!("registry {} sends for tokens to {realm}, which has no TLS", self.domain),
+                format!("registry {} sends for tokens to {realm:?}, which has no TLS", self.domain),
             ));
         }
         let service = service.unwrap_or_default();
@@ -232,79 +285,37 @@ impl Endpoint {
                 }
                 if let Some(Credentials::Password { name, password }) = credentials {
                     request = request.header(AUTHORIZATION, basic(name, password));
+                    if to_keep {
+                        request = request.query("account", name).query("client_id", "tare");
+                        request = request.query("offline_token", "true");
+                    }
                 }
                 request.call()
             }
         };
-        let mut answer = answer.map_err(|err| self.unreachable("ask", realm, &err))?;
+        let mut answer = answer.map_err(|err| failure::unreachable("ask", realm, &err))?;
         if !answer.status().is_success() {
             return Err(self.refused(&mut answer, what()));
         }
         let bytes = read_limited(&mut answer).doing(what)?;
-        let token: Token = serde_json::from_slice(&bytes)
-            .map_err(|_| Error::new(Kind::Corrupt, format!("{}: its answer is no token", what())))?;
-        token
-            .token
-            .or(token.access_token)
-            .filter(|token| !token.is_empty())
-            .ok_or_else(|| Error::new(Kind::Corrupt, format!("{}: its answer has no token", what())))
+        serde_json::from_slice(&bytes).map_err(|_| self.no_token(realm))
+    }
+
+    fn no_token(&self, realm: &str) -> Error {
+        let what =
+            format!("ask {realm:?} for a token for registry {}: there is none in its answer", self.domain);
+        Error::new(Kind::Corrupt, what)
     }
 
     /// An answer that is not what was asked for.
     pub(super) fn refused(&self, response: &mut Response<Body>, what: String) -> Error {
-        let status = response.status();
-        let said = said(&read_limited(response).unwrap_or_default());
-        let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-        let text = format!("{what}: {status}{said}");
-        match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::new(Kind::Permission, text).hint(format!(
-                "the repository is private, or not there: `docker login {0}` and `podman login {0}` keep a login \
-                 that tare reads",
-                self.domain
-            )),
-            StatusCode::NOT_FOUND => Error::new(Kind::NotFound, text),
-            StatusCode::TOO_MANY_REQUESTS => Error::new(Kind::Exhausted, text)
-                .hint("the registry limits how much one may ask: wait, log in, or set up a mirror"),
-            _ => Error::new(Kind::Network, text),
-        }
+        failure::refused(&self.domain, response, &what)
     }
 
     fn no_login(&self) -> Error {
-        Error::new(Kind::Permission, format!("registry {} wants a name and a password", self.domain)).hint(
-            format!("`docker login {0}` and `podman login {0}` keep a login that tare reads", self.domain),
-        )
+        Error::new(Kind::Permission, format!("registry {} wants a name and a password", self.domain))
+            .hint(format!("`tare login {}` logs in; logins of Docker and Podman count as well", self.domain))
     }
-
-    fn unreachable(&self, method: &str, url: &str, err: &ureq::Error) -> Error {
-        let text = format!("{method} {url}: {err}");
-        let hint = if text.contains("CaUsedAsEndEntity") {
-            "the registry shows the certificate of an authority as its own: make it with `openssl req -x509 -addext \
-             basicConstraints=critical,CA:FALSE …`, or have one signed by that authority"
-        } else if text.contains("certificate") {
-            "a certificate that this machine does not know can be named in registries.toml: ca = \"FILE\""
-        } else if self.origin.starts_with("https:") {
-            "is the name right, and the registry up? One without TLS is named in registries.toml: http = true"
-        } else {
-            "is the registry running, and does it listen there?"
-        };
-        Error::new(Kind::Network, text).hint(hint)
-    }
-}
-
-/// Whether it may go better next time: not with a certificate or an address that is wrong.
-fn may_pass(err: &ureq::Error) -> bool {
-    match err {
-        ureq::Error::Io(err) => {
-            // rustls' own errors come as this.
-            !matches!(err.kind(), io::ErrorKind::InvalidData | io::ErrorKind::ConnectionRefused)
-        }
-        ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) => true,
-        _ => false,
-    }
-}
-
-fn is_busy(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
 }
 
 /// A request with what is to be shown.
@@ -315,68 +326,10 @@ pub(super) fn with<B>(request: RequestBuilder<B>, authorization: Option<&str>) -
     }
 }
 
-fn asked_pause(response: &Response<Body>) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
-fn read_limited(response: &mut Response<Body>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    Patient::new(response.body_mut().as_reader()).take(LONGEST_ANSWER).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// What an error's body says (distribution-spec, error codes), or its beginning.
-fn said(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<Line>,
-    }
-    #[derive(Deserialize)]
-    #[serde(default)]
-    #[derive(Default)]
-    struct Line {
-        code: String,
-        message: String,
-    }
-    let text = match serde_json::from_slice::<Errors>(body) {
-        Ok(Errors { errors }) => {
-            let lines = errors.iter().map(|line| match line.message.is_empty() {
-                true => line.code.clone(),
-                false => line.message.clone(),
-            });
-            lines.collect::<Vec<_>>().join("; ")
-        }
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
-    // From a stranger, for a terminal.
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect::<String>().trim().to_owned()
-}
-
-/// Fails where bytes come too slowly to ever be all.
-pub(super) struct Patient<R> {
-    inner: R,
-    since: Instant,
-    bytes: u64,
-}
-
-impl<R> Patient<R> {
-    pub(super) fn new(inner: R) -> Patient<R> {
-        Patient { inner, since: Instant::now(), bytes: 0 }
-    }
-}
-
-impl<R: Read> Read for Patient<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(into)?;
-        self.bytes += read as u64;
-        if self.since.elapsed() >= WINDOW {
-            if read > 0 && self.bytes < SLOWEST {
-                let what = format!("only {} bytes came in {} s", self.bytes, WINDOW.as_secs());
-                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
-            }
-            (self.since, self.bytes) = (Instant::now(), 0);
-        }
-        Ok(read)
-    }
+/// Up to a quarter of a pause, so that many who were sent away do not come back at the same moment.
+fn jitter(pause: Duration) -> Duration {
+    let mut byte = [0u8];
+    // Without chance it goes as well.
+    let _ = rustix::rand::getrandom(&mut byte, rustix::rand::GetRandomFlags::NONBLOCK);
+    pause * u32::from(byte[0]) / 1024
 }

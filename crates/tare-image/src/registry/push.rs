@@ -44,9 +44,7 @@ impl Repository {
         name: &Reference,
         watch: &dyn Fn(&Blob, PushState),
     ) -> Result<Digest> {
-        let Some(endpoint) = self.endpoints.last() else {
-            return Err(Error::new(Kind::Usage, "a repository without a registry"));
-        };
+        let endpoint = self.itself()?;
         let tag = name.tag().ok_or_else(|| {
             Error::new(Kind::Usage, format!("push {name}: a digest is not a name")).hint("give it a tag")
         })?;
