@@ -21,6 +21,7 @@ use crate::bench::oci::report::{Report, Row};
 use crate::bench::oci::runtime::Runtime;
 use crate::bench::oci::scenario::{Kind, Scenario};
 use crate::bench::{PRIVATE, REST, in_private_mounts};
+use crate::build;
 use crate::workspace::{Workspace, is_root, option};
 
 /// The runtime that the goals are for.
@@ -59,7 +60,14 @@ pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
 
 fn bench(options: &Options) -> Result<()> {
     let workspace = Workspace::find()?;
-    let binary = options.binary.clone().unwrap_or_else(|| workspace.target.join("bin").join(OURS));
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        // Built here, so that it is never the quick build of the tests that is measured.
+        None => {
+            let linking = build::announce_linking(&workspace)?;
+            build::build(&workspace, &linking, "release")?.binary.with_file_name(OURS)
+        }
+    };
     let scratch =
         tempfile::Builder::new().prefix("tare-bench-").tempdir_in("/var/tmp").context("making a folder")?;
     let (runtimes, absent) = runtime::all(scratch.path(), &binary)?;
