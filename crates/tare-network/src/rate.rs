@@ -1,0 +1,1 @@
+//! Bandwidth, delay and loss of a container's links, by tc(8)'s queues.
