@@ -1,5 +1,7 @@
 //! Registries on loopback: Debian's, and a little server that does what a test wants.
 
+pub mod stock;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};

@@ -5,6 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
+use tare_tests::registry::stock::{self, MANIFEST, Stock};
 use tare_tests::registry::{Answer, PASSWORD, Registry, Request, Server, USER};
 use tare_tests::{Host, Tare};
 
@@ -14,64 +15,6 @@ fn pull(host: &Host, name: &str) -> Tare {
 
 fn push(host: &Host, name: &str) -> Tare {
     host.tare(["push", name])
-}
-
-/// A busybox image in a file.
-fn archive(host: &Host) -> String {
-    let (from, file) = (Host::new(), host.work().join("busybox.tar"));
-    let busybox = from.busybox();
-    from.tare(["save", "-o"]).arg(&file).arg(busybox).run().ok();
-    format!("docker-archive:{}", file.display())
-}
-
-/// What a server needs to give out a busybox image.
-struct Stock {
-    manifest: Vec<u8>,
-    blobs: Vec<(String, Vec<u8>)>,
-}
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-impl Stock {
-    fn new(host: &Host) -> Stock {
-        let layout = host.work().join("layout");
-        let status = std::process::Command::new("skopeo")
-            .args([
-                "--insecure-policy",
-                "copy",
-                "--quiet",
-                &archive(host),
-                &format!("oci:{}", layout.display()),
-            ])
-            .status();
-        assert!(status.expect("skopeo").success());
-        let read = |digest: &Value| {
-            let digest = digest.as_str().expect("a digest").to_owned();
-            let bytes =
-                fs::read(layout.join("blobs/sha256").join(&digest["sha256:".len()..])).expect("a blob");
-            (digest, bytes)
-        };
-        let index: Value =
-            serde_json::from_slice(&fs::read(layout.join("index.json")).expect("an index")).expect("JSON");
-        let (_, manifest) = read(&index["manifests"][0]["digest"]);
-        let described: Value = serde_json::from_slice(&manifest).expect("JSON");
-        let blobs = [&described["config"]["digest"], &described["layers"][0]["digest"]].map(read).into();
-        Stock { manifest, blobs }
-    }
-
-    fn answer(&self, request: &Request) -> Answer {
-        if request.path.contains("/manifests/") {
-            return Answer::ok(self.manifest.clone()).header("Content-Type", MANIFEST);
-        }
-        match self.blobs.iter().find(|(digest, _)| request.path.ends_with(digest.as_str())) {
-            Some((_, bytes)) => Answer::ok(bytes.clone()),
-            None => Answer::status(404),
-        }
-    }
-
-    fn layer(&self) -> &[u8] {
-        &self.blobs[1].1
-    }
 }
 
 fn is_layer(request: &Request, layer: &str) -> bool {
@@ -87,7 +30,7 @@ fn has_nothing(host: &Host) {
 #[test]
 fn an_image_is_pulled_and_run_and_found_up_to_date() {
     let (host, registry) = (Host::new(), Registry::open());
-    registry.receive(&archive(&host), "team/box:1");
+    registry.receive(&stock::archive(&host), "team/box:1");
     let name = format!("{}/team/box:1", registry.address);
     let said = pull(&host, &name).run().ok();
     let lines: Vec<&str> = said.lines().collect();
@@ -112,7 +55,7 @@ fn an_image_is_pulled_and_run_and_found_up_to_date() {
 #[test]
 fn a_login_of_docker_or_podman_opens_a_registry_with_passwords() {
     let (host, registry) = (Host::new(), Registry::with_password());
-    registry.receive(&archive(&host), "box:1");
+    registry.receive(&stock::archive(&host), "box:1");
     let name = format!("{}/box:1", registry.address);
     pull(&host, &name).run().fails(1).complains_of(&["wants a name and a password", "tare login"]);
     let login = |user: &str| {
@@ -139,7 +82,7 @@ fn a_login_of_docker_or_podman_opens_a_registry_with_passwords() {
 #[test]
 fn a_certificate_has_to_be_trusted() {
     let (host, registry) = (Host::new(), Registry::with_tls());
-    registry.receive(&archive(&host), "box:1");
+    registry.receive(&stock::archive(&host), "box:1");
     let name = format!("{}/box:1", registry.address);
     let settings = |line: &str| {
         host.file("registries.toml", format!("[\"{}\"]\n{line}\n", registry.address));
@@ -157,7 +100,7 @@ fn a_certificate_has_to_be_trusted() {
 #[test]
 fn mirrors_are_asked_first_and_passed_over_when_they_fail() {
     let (host, registry) = (Host::new(), Registry::open());
-    registry.receive(&archive(&host), "box:1");
+    registry.receive(&stock::archive(&host), "box:1");
     let broken = Server::start(|_| Answer::status(404));
     let mirrors = |first: &str, second: &str| {
         // Nobody is there.
@@ -174,7 +117,7 @@ fn mirrors_are_asked_first_and_passed_over_when_they_fail() {
 fn a_token_is_fetched_and_shown_to_nobody_else() {
     let host = Host::new();
     let stock = Stock::new(&host);
-    let (layer, bytes) = stock.blobs[1].clone();
+    let (layer, bytes) = stock.layer().clone();
     let elsewhere = Server::start(move |_| Answer::ok(bytes.clone()));
     let (far, wanted) = (elsewhere.address.clone(), layer.clone());
     let registry = Server::start(move |request| {
@@ -214,7 +157,7 @@ fn a_connection_that_breaks_off_is_taken_up_where_it_was() {
     for knows_ranges in [true, false] {
         let host = Host::new();
         let stock = Stock::new(&host);
-        let (layer, half) = (stock.blobs[1].0.clone(), stock.layer().len() / 2);
+        let (layer, half) = (stock.layer().0.clone(), stock.layer().1.len() / 2);
         let asked = AtomicU32::new(0);
         let server = Server::start(move |request| {
             let mut answer = stock.answer(request);
@@ -247,7 +190,7 @@ fn a_connection_that_breaks_off_is_taken_up_where_it_was() {
 fn what_a_pull_has_fetched_is_not_fetched_again() {
     let host = Host::new();
     let stock = Stock::new(&host);
-    let (layer, half) = (stock.blobs[1].0.clone(), stock.layer().len() / 2);
+    let (layer, half) = (stock.layer().0.clone(), stock.layer().1.len() / 2);
     // Once half of the layer, then nothing any more, until the test says so.
     let mended = host.work().join("mended");
     let (sent, gate) = (AtomicU32::new(0), mended.clone());
@@ -275,7 +218,7 @@ fn what_a_pull_has_fetched_is_not_fetched_again() {
 fn wrong_bytes_are_refused() {
     let host = Host::new();
     let stock = Stock::new(&host);
-    let layer = stock.blobs[1].0.clone();
+    let layer = stock.layer().0.clone();
     let server = Server::start(move |request| {
         let mut answer = stock.answer(request);
         if is_layer(request, &layer) {
@@ -395,7 +338,7 @@ fn a_registry_that_sends_a_push_elsewhere_is_not_followed() {
 #[test]
 fn run_pulls_an_image_that_is_not_there() {
     let (host, registry) = (Host::new(), Registry::open());
-    registry.receive(&archive(&host), "box:1");
+    registry.receive(&stock::archive(&host), "box:1");
     let name = format!("{}/box:1", registry.address);
     let run = |pull: &[&str]| host.tare(["run", "--rm"]).args(pull).args([&name, "echo", "here"]).run();
     run(&["--pull", "never"]).fails(125).complains_of(&["not in the store"]);

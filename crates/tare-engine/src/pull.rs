@@ -107,7 +107,7 @@ impl Engine {
 }
 
 /// What this machine's owner and this user say of registries.
-fn access() -> Result<(Settings, CredentialFiles)> {
+pub(crate) fn access() -> Result<(Settings, CredentialFiles)> {
     let variable = |name: &str| std::env::var_os(name);
     let settings = variable("TARE_REGISTRIES").map_or_else(|| PathBuf::from(SETTINGS), PathBuf::from);
     Ok((Settings::read(&settings)?, CredentialFiles::of_environment(&variable)))

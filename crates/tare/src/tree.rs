@@ -13,7 +13,7 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use crate::failure;
 use crate::flag::{self, Flag, Given};
-use crate::{carry, containers, help, images, import, info, ps, pull, run, terminal};
+use crate::{carry, containers, help, images, import, info, login, ps, pull, registry, run, terminal};
 
 /// One thing that can be done.
 pub struct Verb {
@@ -75,17 +75,20 @@ pub static OTHERS: &[Place] = &[
     place("inspect", &containers::INSPECT),
     place("kill", &containers::KILL),
     place("load", &carry::LOAD),
+    place("login", &login::LOGIN),
+    place("logout", &login::LOGOUT),
     place("logs", &containers::LOGS),
     place("push", &pull::PUSH),
     place("rm", &containers::REMOVE),
     place("rmi", &images::REMOVE),
     place("save", &carry::SAVE),
+    place("search", &registry::SEARCH),
     place("stop", &containers::STOP),
     place("tag", &carry::TAG),
 ];
 
 /// The kinds of objects. A new group also gets a row in `command`.
-pub static GROUPS: [Group; 2] = [CONTAINER, IMAGE];
+pub static GROUPS: [Group; 3] = [CONTAINER, IMAGE, REGISTRY];
 
 const CONTAINER: Group = Group {
     name: "container",
@@ -114,6 +117,17 @@ const IMAGE: Group = Group {
         Place { name: "rm", also: &["remove"], verb: &images::REMOVE },
         place("save", &carry::SAVE),
         place("tag", &carry::TAG),
+    ],
+};
+
+const REGISTRY: Group = Group {
+    name: "registry",
+    about: "Look around in registries",
+    places: &[
+        Place { name: "ls", also: &["list"], verb: &registry::LIST },
+        place("referrers", &registry::REFERRERS),
+        Place { name: "rm", also: &["remove"], verb: &registry::REMOVE },
+        place("tags", &registry::TAGS),
     ],
 };
 
@@ -191,7 +205,7 @@ fn command() -> Command {
     let top = bare("tare").args(GLOBAL.iter().map(Flag::arg)).arg(help_arg(true));
     let verbs =
         COMMON.iter().chain(OTHERS).map(|place| named(place).defer(|command| fill(command, top_verb)));
-    top.subcommands(verbs).subcommands([group::<0>(), group::<1>()])
+    top.subcommands(verbs).subcommands([group::<0>(), group::<1>(), group::<2>()])
 }
 
 /// clap's view of one group. What clap defers to is a plain function, which cannot capture the group: hence the

@@ -1,6 +1,6 @@
 //! Whether a registry takes a login.
 
-use tare_sys::Result;
+use tare_sys::{Error, Kind, Result};
 
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
@@ -20,7 +20,12 @@ pub fn domain_of(server: &str) -> &str {
 /// Errors: [`tare_sys::Kind::Permission`] where they are not the right ones; those of reaching the registry.
 pub fn check(domain: &str, settings: &Settings, credentials: Credentials) -> Result<Credentials> {
     let endpoint = Endpoint::new(domain, &settings.of(domain), Vec::new(), Some(credentials.clone()))?;
-    Ok(endpoint.log_in()?.map_or(credentials, Credentials::RefreshToken))
+    let token = endpoint.log_in().map_err(|err| match err.kind() {
+        Kind::Permission => Error::new(Kind::Permission, format!("unauthorized: {err}"))
+            .hint("is the name right, and the password? Some registries want a token in its place"),
+        _ => err,
+    })?;
+    Ok(token.map_or(credentials, Credentials::RefreshToken))
 }
 
 #[cfg(test)]
