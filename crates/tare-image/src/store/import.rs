@@ -57,7 +57,12 @@ impl ImageStore {
             return Err(Error::new(Kind::Usage, format!("import as {name}: a digest cannot be chosen"))
                 .hint("leave out what follows the '@'"));
         }
-        self.take_in(archive, name, options).map_err(|err| match err.errno() {
+        self.take_in(archive, name, options).map_err(|err| self.with_advice(err))
+    }
+
+    /// On a full disk: which one, and what helps.
+    pub(super) fn with_advice(&self, err: Error) -> Error {
+        match err.errno() {
             Some(Errno::NOSPC | Errno::DQUOT) => {
                 let root = self.root.display();
                 err.hint(format!(
@@ -65,7 +70,7 @@ impl ImageStore {
                 ))
             }
             _ => err,
-        })
+        }
     }
 
     fn take_in(&self, archive: impl Read, name: &Reference, options: &ImportOptions<'_>) -> Result<Image> {

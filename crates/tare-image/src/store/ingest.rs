@@ -109,10 +109,13 @@ impl Ingest {
             result => result,
         }
         .inspect_err(|err| {
-            if err.kind() == Kind::Corrupt {
-                // What is wrong is nothing to go on with. The error says more than a failure to remove it would.
-                let _ = self.throw_away();
-            }
+            // The error says more than a failure to remove something would.
+            let _ = match err.kind() {
+                // What is wrong is nothing to go on with, and what has filled the disk must not go on to fill it.
+                Kind::Corrupt | Kind::Exhausted => self.throw_away(),
+                // The next try goes on where the blob stops, and unpacks all of it anew.
+                _ => removal::remove(&self.folder, "tree".as_ref()),
+            };
         })
     }
 

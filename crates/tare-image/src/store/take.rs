@@ -119,7 +119,8 @@ impl ImageStore {
         }
         self.make_folders()?;
         for _ in 0..ROUNDS {
-            if let Some(image) = self.try_to_take(incoming, &described, source, names, options)? {
+            let taken = self.try_to_take(incoming, &described, source, names, options);
+            if let Some(image) = taken.map_err(|err| self.with_advice(err))? {
                 return Ok(image);
             }
         }
@@ -212,7 +213,31 @@ impl ImageStore {
             }
             tell(wanted.digest, LayerState::Held);
         }
-        let sizes = fill_all(&missing, source, options)?;
+        let layers: Vec<_> = wanted.into_values().collect();
+        let taken = self.fill_and_publish(incoming, described, &layers, &missing, source, names, options);
+        match &taken {
+            Ok(Some(_)) => missing.into_iter().try_for_each(|(_, ingest)| ingest.remove())?,
+            // What has filled the disk must not go on to fill it; the error says more than one of removing would.
+            Err(err) if err.kind() == Kind::Exhausted => missing.into_iter().for_each(|(_, ingest)| {
+                let _ = ingest.remove();
+            }),
+            _ => {}
+        }
+        taken
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what it is to take, and what is missing of it")]
+    fn fill_and_publish(
+        &self,
+        incoming: &Incoming,
+        described: &Described,
+        layers: &[Wanted<'_>],
+        missing: &[(Wanted<'_>, Ingest)],
+        source: &dyn Source,
+        names: &[Reference],
+        options: &TakeOptions<'_>,
+    ) -> Result<Option<Image>> {
+        let sizes = fill_all(missing, source, options)?;
         let image = self.image(incoming, described, &sizes)?;
         let documents = {
             let lock = self.lock()?;
@@ -225,15 +250,11 @@ impl ImageStore {
         rustix::fs::syncfs(&documents.folder).doing(|| format!("syncfs({:?})", documents.path))?;
         let lock = self.lock()?;
         let is_missing = |digest: &Digest| missing.iter().any(|(wanted, _)| wanted.digest == digest);
-        if wanted.values().any(|wanted| !is_missing(wanted.digest) && !self.holds(wanted)) {
+        if layers.iter().any(|wanted| !is_missing(wanted.digest) && !self.holds(wanted)) {
             return Ok(None);
         }
-        self.put_in_place(&missing, &documents)?;
-        let image = self.publish(image, names, &lock)?;
-        for (_, ingest) in missing {
-            ingest.remove()?;
-        }
-        Ok(Some(image))
+        self.put_in_place(missing, &documents)?;
+        self.publish(image, names, &lock).map(Some)
     }
 
     /// Whether a layer and its blob are here, which they are only whole.
