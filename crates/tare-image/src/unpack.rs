@@ -27,10 +27,12 @@ mod attributes;
 mod entry;
 mod header;
 pub(crate) mod input;
+pub(crate) mod listing;
 pub(crate) mod magic;
 mod pax;
 pub(crate) mod pipe;
 pub(crate) mod removal;
+mod sparse;
 mod tree;
 pub(crate) mod whiteout;
 
@@ -59,11 +61,14 @@ pub struct Limits {
     pub ratio_after: u64,
     /// Base-two logarithm of the largest zstd window; it is memory.
     pub zstd_window_log: u32,
+    /// Bytes of a sparse file, holes included: they cost nothing, but programs stumble over a file that is larger than
+    /// any disk.
+    pub sparse: u64,
 }
 
 impl Default for Limits {
     /// 10 million entries, paths of 4,096 bytes and 1,024 folders, extension headers of 1 MiB (Go's limit, so
-    /// Docker's), 128 MiB of zstd window, and 200:1 after 100 MiB: gzip reaches 1,030:1 at most, on zeros, and
+    /// Docker's), 64 MiB of zstd window, sparse files of 2 TiB (which holds a lastlog with the last of all users), and 200:1 after 100 MiB: gzip reaches 1,030:1 at most, on zeros, and
     /// a root filesystem stays below 10:1, so 200 refuses 10 GiB of zeros after 100 MiB and no real image.
     fn default() -> Limits {
         Limits {
@@ -73,7 +78,8 @@ impl Default for Limits {
             extension: 1 << 20,
             ratio: 200,
             ratio_after: 100 << 20,
-            zstd_window_log: 27,
+            zstd_window_log: 26,
+            sparse: 2 << 40,
         }
     }
 }
@@ -113,7 +119,7 @@ pub(crate) fn unpack(
     limits: &Limits,
     entries: &AtomicU64,
 ) -> Result<Unpacked> {
-    let mut archive = archive::Archive::new(input, limits);
+    let mut archive = archive::Archive::new(input, limits, content);
     let mut tree = tree::Tree::new(into, scratch, content)?;
     let mut unpacked = Unpacked::default();
     while let Some(entry) = archive.next()? {

@@ -1,7 +1,7 @@
 //! A stream of bytes as a sequence of entries: headers, their extensions, and data.
 //!
-//! Old (v7), ustar, GNU and PAX archives. Not read, and refused with a reason: sparse files, parts of
-//! multi-volume archives. Not applied: PAX global headers, GNU volume labels (as Docker).
+//! Old (v7), ustar, GNU and PAX archives. Not read, and refused with a reason: parts of multi-volume archives. Not
+//! applied: PAX global headers, GNU volume labels (as Docker).
 
 use std::io::BufRead;
 
@@ -10,13 +10,15 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use super::entry::{Attributes, Entry, EntryKind, EntryPath, show};
 use super::header::{self, BLOCK, Raw};
-use super::pax::{self, Pax};
-use super::{Limits, magic};
+use super::pax::{self, Pax, PaxSparse};
+use super::sparse::{self, Map};
+use super::{Content, Limits, magic};
 
 /// Reads entries in order. After an error it must not be used further.
 pub(super) struct Archive<'a, R> {
     input: R,
     limits: &'a Limits,
+    content: Content,
     /// Bytes read so far, for messages.
     position: u64,
     /// Data of the current entry not read yet.
@@ -27,17 +29,23 @@ pub(super) struct Archive<'a, R> {
 }
 
 impl<'a, R: BufRead> Archive<'a, R> {
-    pub(super) fn new(input: R, limits: &'a Limits) -> Archive<'a, R> {
-        Archive { input, limits, position: 0, data: 0, padding: 0, entries: 0 }
+    pub(super) fn new(input: R, limits: &'a Limits, content: Content) -> Archive<'a, R> {
+        Archive { input, limits, content, position: 0, data: 0, padding: 0, entries: 0 }
     }
 
-    /// The next entry; `None` at the mark that ends an archive, which must be there.
+    /// The next entry; `None` at the mark that ends an archive. It must be there, but for layers, whose digest says
+    /// that they are whole: some tools leave it out, and Docker does not miss it.
     pub(super) fn next(&mut self) -> Result<Option<Entry>> {
         let (mut long_path, mut long_link, mut pax) = (None, None, None);
         loop {
             self.skip_data()?;
             let start = self.position;
             let Some(block) = self.block()? else {
+                if self.content == Content::Layer
+                    && matches!((&long_path, &long_link, &pax), (None, None, None))
+                {
+                    return Ok(None);
+                }
                 return Err(self.bad(match start {
                     0 => "it is empty".to_owned(),
                     _ => "it stops without the mark that ends an archive: the rest is missing".to_owned(),
@@ -68,7 +76,8 @@ impl<'a, R: BufRead> Archive<'a, R> {
                     if self.entries > self.limits.entries {
                         return Err(self.bad(format!("it has more than {} entries", self.limits.entries)));
                     }
-                    return self.entry(raw, long_path, long_link, pax.unwrap_or_default()).map(Some);
+                    let pax = pax.unwrap_or_default();
+                    return self.entry(raw, &block, long_path, long_link, pax).map(Some);
                 }
             }
         }
@@ -164,26 +173,29 @@ impl<'a, R: BufRead> Archive<'a, R> {
     fn entry(
         &mut self,
         raw: Raw,
+        block: &[u8; BLOCK],
         long_path: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
-        pax: Pax,
+        mut pax: Pax,
     ) -> Result<Entry> {
-        let name = long_path.or(pax.path).unwrap_or(raw.path);
+        let own_name = pax.sparse.as_mut().and_then(|sparse| sparse.name.take());
+        let name = long_path.or(own_name).or(pax.path).unwrap_or(raw.path);
         let link = long_link.or(pax.link).unwrap_or(raw.link);
         let bad = |why: &str| Error::new(Kind::Corrupt, format!("entry {}: {why}", show(&name)));
-        if raw.kind == EntryType::GNUSparse || pax.sparse {
-            return Err(bad("it is a sparse file, which tare does not read")
-                .hint("make the archive again without --sparse (-S)"));
-        }
         let path = EntryPath::parse(&name, self.limits)?;
         let device = || -> Result<(u32, u32)> {
-            let part = |n: i128| u32::try_from(n).map_err(|_| bad("its device number is out of range"));
-            Ok((part(raw.major)?, part(raw.minor)?))
+            // Linux has 12 bits and 20 (kdev_t.h). mknod(2) cuts off what is more, and what is left of 4096:0 is
+            // 0:0, which overlayfs reads as a whiteout.
+            let part = |n: i128, bits: u32| {
+                let part = u32::try_from(n).ok().filter(|part| *part < 1 << bits);
+                part.ok_or_else(|| bad("its device number is out of range"))
+            };
+            Ok((part(raw.major, 12)?, part(raw.minor, 20)?))
         };
         let kind = match raw.kind {
             // Before ustar a folder was a file whose name ends in '/'.
             EntryType::Regular if name.ends_with(b"/") => EntryKind::Directory,
-            EntryType::Regular | EntryType::Continuous => EntryKind::File,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
             EntryType::Directory => EntryKind::Directory,
             EntryType::Symlink if link.is_empty() => return Err(bad("the symbolic link has no target")),
             EntryType::Symlink if link.len() >= self.limits.path || link.contains(&0) => {
@@ -216,15 +228,30 @@ impl<'a, R: BufRead> Archive<'a, R> {
         }
         // Old tars write a size for entries that have no data; GNU tar and Go read it as 0, so do we. A folder
         // in the guise of a file does have its data, which is skipped.
-        let size = match (raw.kind, pax.size) {
-            (EntryType::Regular | EntryType::Continuous, Some(size)) => size,
-            (EntryType::Regular | EntryType::Continuous, None) => self.size(raw.size)?,
-            _ => 0,
+        let has_data = matches!(raw.kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
+        let size = match (has_data, pax.size) {
+            (true, Some(size)) => size,
+            (true, None) => self.size(raw.size)?,
+            (false, _) => 0,
         };
         if size > i64::MAX as u64 {
             return Err(bad("its size is out of range"));
         }
-        self.expect_data(size);
+        let sparse = match (raw.kind, pax.sparse.take()) {
+            (EntryType::GNUSparse, None) => {
+                Some(self.gnu_sparse(block, size).map_err(|err| in_entry(err, &name))?)
+            }
+            (EntryType::Regular | EntryType::Continuous, Some(sparse)) => {
+                Some(self.pax_sparse(sparse, size).map_err(|err| in_entry(err, &name))?)
+            }
+            (_, Some(_)) => return Err(bad("it is said to be sparse in two ways, or is no file")),
+            (_, None) => {
+                self.expect_data(size);
+                None
+            }
+        };
+        // Of the data, the map is read.
+        let size = self.data;
         let id = |what: &str, from_pax: Option<u64>, from_header: i128| {
             let id = from_pax.map_or(from_header, i128::from);
             // The last one, 2^32-1, means "leave as it is" to chown(2).
@@ -240,7 +267,80 @@ impl<'a, R: BufRead> Archive<'a, R> {
             mtime: Some(pax.mtime.unwrap_or_else(|| (clamp(raw.mtime), 0))),
             xattrs: pax.xattrs,
         };
-        Ok(Entry { path, kind, size, attributes })
+        Ok(Entry { path, kind, size, sparse, attributes })
+    }
+
+    /// The map of an old GNU sparse file, which goes on in blocks between its header and its data.
+    fn gnu_sparse(&mut self, header: &[u8; BLOCK], data: u64) -> Result<Map> {
+        let mut pieces = Vec::new();
+        let (mut more, size) = sparse::of_header(header, &mut pieces).map_err(|why| self.bad(why))?;
+        let mut blocks = 0;
+        while more {
+            blocks += BLOCK as u64;
+            if blocks > self.limits.extension {
+                return Err(self.too_many_pieces());
+            }
+            let block = self
+                .block()?
+                .ok_or_else(|| self.bad("it ends within the map of a sparse file".to_owned()))?;
+            more = sparse::of_block(&block, &mut pieces).map_err(|why| self.bad(why))?;
+        }
+        self.expect_data(data);
+        self.map(pieces, size)
+    }
+
+    /// The map of a PAX sparse file, in its records or in front of its data.
+    fn pax_sparse(&mut self, sparse: PaxSparse, data: u64) -> Result<Map> {
+        let size = sparse.size.ok_or_else(|| self.bad("a sparse file has no size".to_owned()))?;
+        self.expect_data(data);
+        match (sparse.major, sparse.minor) {
+            (0, _) if !sparse.pieces.is_empty() || size == 0 || data == 0 => self.map(sparse.pieces, size),
+            (1, 0) => {
+                let mut lines = sparse::Lines::default();
+                for _ in 0..self.limits.extension / BLOCK as u64 {
+                    if self.data < BLOCK as u64 {
+                        return Err(self.bad("a sparse file is too short for its map".to_owned()));
+                    }
+                    let block = self
+                        .block()?
+                        .ok_or_else(|| self.bad("it ends within the map of a sparse file".to_owned()))?;
+                    self.data -= BLOCK as u64;
+                    if let Some(pieces) = lines.read(&block).map_err(|why| self.bad(why))? {
+                        return self.map(pieces, size);
+                    }
+                }
+                Err(self.too_many_pieces())
+            }
+            (major, minor) => Err(self.bad(format!(
+                "a sparse file is of an unknown form, or has no map (version {major}.{minor})"
+            ))),
+        }
+    }
+
+    fn map(&self, pieces: Vec<sparse::Piece>, size: u64) -> Result<Map> {
+        if size > self.limits.sparse {
+            let most = self.limits.sparse;
+            return Err(self.bad(format!("a sparse file of {size} bytes is beyond the limit of {most}")));
+        }
+        Map::new(pieces, size, self.data).map_err(|why| self.bad(why))
+    }
+
+    fn too_many_pieces(&self) -> Error {
+        self.bad(format!("the map of a sparse file is beyond the limit of {} bytes", self.limits.extension))
+    }
+
+    /// Where in the input the data of the current entry begin. For a caller that reads them by itself, or not at all,
+    /// and brings the input to what follows: so many bytes on.
+    pub(super) fn leave_data(&mut self) -> (u64, u64) {
+        let at = self.position;
+        let skipped = std::mem::take(&mut self.data) + std::mem::take(&mut self.padding);
+        self.position = at.saturating_add(skipped);
+        (at, skipped)
+    }
+
+    /// What the bytes come from.
+    pub(super) fn input(&mut self) -> &mut R {
+        &mut self.input
     }
 
     fn size(&self, size: i128) -> Result<u64> {
@@ -251,6 +351,10 @@ impl<'a, R: BufRead> Archive<'a, R> {
         Error::new(Kind::Corrupt, format!("archive, at byte {}: {why}", self.position))
             .hint("fetch or make the archive again")
     }
+}
+
+fn in_entry(err: Error, name: &[u8]) -> Error {
+    err.context(format!("entry {}", show(name)))
 }
 
 fn clamp(seconds: i128) -> i64 {

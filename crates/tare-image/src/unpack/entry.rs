@@ -7,6 +7,7 @@ use std::path::Path;
 use tare_sys::{Error, Kind, Result};
 
 use super::Limits;
+use super::sparse::Map;
 
 /// What one entry asks for. Numbers are in range, paths are inside the tree by their letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub(super) struct Entry {
     pub(super) kind: EntryKind,
     /// Bytes of data that follow; only files have any.
     pub(super) size: u64,
+    /// Where in the file they go, where it has holes.
+    pub(super) sparse: Option<Map>,
     pub(super) attributes: Attributes,
 }
 

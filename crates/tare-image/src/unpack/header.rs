@@ -68,7 +68,7 @@ pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Raw, String> {
 }
 
 /// Octal in ASCII with blanks around, or base-256 (GNU) with the top bit set; a blank field is 0.
-fn number(field: &[u8]) -> Option<i128> {
+pub(super) fn number(field: &[u8]) -> Option<i128> {
     let (first, rest) = field.split_first()?;
     if first & 0x80 != 0 {
         // Two's complement of the whole field but for the mark; at most 12 bytes, so it fits.

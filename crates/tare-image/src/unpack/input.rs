@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -35,6 +36,7 @@ pub(crate) fn pass(
     let mut source = Source { archive, keep, hasher: Some(Hasher::new()), taken: &taken };
     let head = source.head()?;
     let compression = magic::detect(&head)?;
+    let window = Window::of(&head, limits);
     // The stream has a hasher of its own; where it is the archive itself, that one does for both.
     let mut hasher = Hasher::new();
     if compression == Compression::None {
@@ -49,7 +51,7 @@ pub(crate) fn pass(
             Compression::Zstd => {
                 let mut decoder =
                     zstd::stream::read::Decoder::with_buffer(&mut input).doing(|| "start zstd")?;
-                decoder.window_log_max(limits.zstd_window_log).doing(|| "limit the window of zstd")?;
+                decoder.window_log_max(window.log).doing(|| "limit the window of zstd")?;
                 Box::new(decoder)
             }
         };
@@ -93,6 +95,32 @@ pub(crate) fn pass(
     let diff_id = hasher.finish();
     let blob = source.hasher.map_or_else(|| diff_id.clone(), Hasher::finish);
     Ok(Some(Passed { compression, blob, blob_size: taken.get(), diff_id }))
+}
+
+/// Base-two logarithm of the window that any layer may have, however many come at once: 8 MiB, which zstd's levels
+/// up to 19 stay within.
+const USUAL_WINDOW: u32 = 23;
+
+/// Memory for the window of a zstd stream. Larger windows than usual come one at a time, so that what an image takes
+/// is bounded whatever its layers are.
+struct Window {
+    log: u32,
+    _turn: Option<MutexGuard<'static, ()>>,
+}
+
+impl Window {
+    /// Waits for its turn where the first frame says that it needs more than usual.
+    fn of(head: &[u8], limits: &Limits) -> Window {
+        static TURN: Mutex<()> = Mutex::new(());
+        match magic::zstd_window(head) {
+            Some(size) if size > 1 << USUAL_WINDOW => Window {
+                log: limits.zstd_window_log,
+                // There is nothing behind it that a thread that broke off could have left half done.
+                _turn: Some(TURN.lock().unwrap_or_else(PoisonError::into_inner)),
+            },
+            _ => Window { log: USUAL_WINDOW.min(limits.zstd_window_log), _turn: None },
+        }
+    }
 }
 
 /// Reads until the buffer is full or the stream ends.
@@ -160,6 +188,11 @@ fn name_error(err: io::Error, compression: Compression, at: u64) -> Error {
     };
     let why = match err.kind() {
         io::ErrorKind::UnexpectedEof => "it stops too early: the rest is missing".to_owned(),
+        _ if err.to_string().contains("too much memory") => {
+            let what = format!("the {what} needs a window that is larger than any layer may have (64 MiB)");
+            return Error::new(Kind::Corrupt, what)
+                .hint("compress it again without --ultra and --long: zstd -19 does with 8 MiB");
+        }
         _ => err.to_string(),
     };
     Error::new(Kind::Corrupt, format!("the {what} is damaged near byte {at}: {why}"))

@@ -19,7 +19,8 @@ pub enum Compression {
 /// that names what it looks like, and what to do.
 pub(crate) fn detect(head: &[u8]) -> Result<Compression> {
     match head {
-        [] => Err(Error::new(Kind::Corrupt, "the archive is empty").hint("fetch or make the archive again")),
+        // Docker makes layers without a byte; whoever wants more says so.
+        [] => Ok(Compression::None),
         [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
         // A frame, or a skippable frame in front of one.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
@@ -28,6 +29,30 @@ pub(crate) fn detect(head: &[u8]) -> Result<Compression> {
             _ => Err(not_a_tar(head)),
         },
     }
+}
+
+/// The window that the first frame of a zstd stream needs, in bytes (RFC 8878, section 3.1.1.1); `None` where it
+/// cannot be told.
+pub(super) fn zstd_window(head: &[u8]) -> Option<u64> {
+    let mut head = head;
+    // Skippable frames, which say how long they are.
+    while let [0x50..=0x5f, 0x2a, 0x4d, 0x18, a, b, c, d, rest @ ..] = head {
+        let length = usize::try_from(u32::from_le_bytes([*a, *b, *c, *d])).ok()?;
+        head = rest.get(length..)?;
+    }
+    let [0x28, 0xb5, 0x2f, 0xfd, descriptor, rest @ ..] = head else { return None };
+    let is_single = descriptor & 0x20 != 0;
+    if !is_single {
+        let window = *rest.first()?;
+        let base = 1u64 << (10 + u32::from(window >> 3));
+        return Some(base + base / 8 * u64::from(window & 7));
+    }
+    // The window is the whole content, whose size is said.
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let length = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let field = rest.get(dictionary..dictionary + length)?;
+    let size = field.iter().rev().fold(0u64, |size, byte| size << 8 | u64::from(*byte));
+    Some(if length == 2 { size + 256 } else { size })
 }
 
 /// The error for bytes that are no tar archive.

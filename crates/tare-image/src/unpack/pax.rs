@@ -3,6 +3,8 @@
 //! Records are cut by their length, not at line ends, because values are binary: a `security.capability` may
 //! well hold a `\n`. Global headers (type `g`) are skipped, as Docker skips them.
 
+use super::sparse::Piece;
+
 /// The records that matter here, as found; the last of a kind wins, an empty value takes it back.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Pax {
@@ -15,8 +17,24 @@ pub(super) struct Pax {
     pub(super) mtime: Option<(i64, u32)>,
     /// Name without `SCHILY.xattr.`, and value.
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Whether there are `GNU.sparse.` records.
-    pub(super) sparse: bool,
+    /// What `GNU.sparse.` records say, where there are any.
+    pub(super) sparse: Option<PaxSparse>,
+}
+
+/// The records of a sparse file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct PaxSparse {
+    /// 0 for the formats 0.0 and 0.1, whose map is here; 1 where the map is in front of the data.
+    pub(super) major: u64,
+    pub(super) minor: u64,
+    /// Bytes of the file, holes included.
+    pub(super) size: Option<u64>,
+    /// The file's own name; `path` then says something else, for tars that know nothing of this.
+    pub(super) name: Option<Vec<u8>>,
+    /// Format 0.
+    pub(super) pieces: Vec<Piece>,
+    /// Where the piece begins whose length comes next.
+    begun: Option<u64>,
 }
 
 /// Reads the data of an extended header.
@@ -33,9 +51,10 @@ pub(super) fn parse(mut data: &[u8]) -> Result<Pax, String> {
             b"gid" => pax.gid = whole("gid", value)?,
             b"mtime" if value.is_empty() => pax.mtime = None,
             b"mtime" => pax.mtime = Some(time(value).ok_or("the PAX mtime is not a number")?),
-            _ if key.starts_with(b"GNU.sparse.") => pax.sparse = true,
             _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    sparse(pax.sparse.get_or_insert_default(), key, value)?;
+                } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     if name.is_empty() || name.contains(&0) {
                         return Err("an extended attribute has no usable name".to_owned());
                     }
@@ -46,6 +65,35 @@ pub(super) fn parse(mut data: &[u8]) -> Result<Pax, String> {
         }
     }
     Ok(pax)
+}
+
+fn sparse(sparse: &mut PaxSparse, key: &[u8], value: &[u8]) -> Result<(), String> {
+    let number = || digits(value).ok_or("a record of its sparse file is not a number");
+    match key {
+        b"major" => sparse.major = number()?,
+        b"minor" => sparse.minor = number()?,
+        b"size" | b"realsize" => sparse.size = Some(number()?),
+        b"name" => sparse.name = text("GNU.sparse.name", value)?,
+        b"offset" if sparse.begun.is_none() => sparse.begun = Some(number()?),
+        b"numbytes" => {
+            let at = sparse.begun.take().ok_or("the map of its sparse file has a length without a place")?;
+            sparse.pieces.push(Piece { at, length: number()? });
+        }
+        b"offset" => return Err("the map of its sparse file has a place without a length".to_owned()),
+        b"map" => {
+            let numbers: Option<Vec<u64>> = match value {
+                b"" => Some(Vec::new()),
+                value => value.split(|b| *b == b',').map(digits).collect(),
+            };
+            let numbers = numbers.filter(|numbers| numbers.len() % 2 == 0);
+            let numbers = numbers.ok_or("the map of its sparse file is not made of pairs of numbers")?;
+            let pairs = numbers.chunks_exact(2).map(|pair| Piece { at: pair[0], length: pair[1] });
+            sparse.pieces = pairs.collect();
+        }
+        // How many pieces there are (`numblocks`) can be seen.
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Key, value and what follows.
@@ -160,6 +208,10 @@ mod tests {
             b"9 size=x\n",
             b"9 path=\0\n",
             b"-6 a=b\n",
+            b"23 GNU.sparse.offset=x\n",
+            b"25 GNU.sparse.numbytes=1\n",
+            b"20 GNU.sparse.map=1\n",
+            b"22 GNU.sparse.map=1,x\n",
         ] {
             assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
@@ -172,7 +224,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics_near_the_truth(data in "([0-9]{1,3} (path|size|mtime|SCHILY.xattr.a)=[0-9.\n-]{0,9}\n){0,4}") {
+        fn never_panics_near_the_truth(data in "([0-9]{1,3} (path|size|mtime|SCHILY.xattr.a|GNU.sparse.(map|offset))=[0-9.,\n-]{0,9}\n){0,4}") {
             let _ = parse(data.as_bytes());
         }
     }

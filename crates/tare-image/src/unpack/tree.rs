@@ -30,7 +30,14 @@ pub(super) struct Tree {
     root_user: bool,
     /// What it is, which is what `.wh.` names mean in it.
     content: Content,
+    /// Hard links that came before what they link to: name and target.
+    late: Vec<(EntryPath, EntryPath)>,
+    /// Bytes of memory they take.
+    late_bytes: usize,
 }
+
+/// Bytes of paths of hard links that may wait for what they link to.
+const LATE: usize = 4 << 20;
 
 impl Tree {
     pub(super) fn new(into: OwnedFd, scratch: BorrowedFd<'_>, content: Content) -> Result<Tree> {
@@ -45,6 +52,8 @@ impl Tree {
             umask: umask(),
             root_user: rustix::process::geteuid().is_root(),
             content,
+            late: Vec::new(),
+            late_bytes: 0,
         })
     }
 
@@ -87,7 +96,14 @@ impl Tree {
                 unpacked.bytes += entry.size;
                 self.file(&folder, name, entry, archive, unpacked)
             }
-            EntryKind::HardLink(target) => self.hard_link(&folder, name, target),
+            EntryKind::HardLink(target) => match self.hard_link(&folder, name, target, true) {
+                Err(err) if is_missing(&err) && self.late_bytes < LATE => {
+                    self.late_bytes += entry.path.bytes().len() + target.bytes().len() + 64;
+                    self.late.push((entry.path.clone(), target.clone()));
+                    Ok(())
+                }
+                linked => linked.map_err(|err| no_target(err, target)),
+            },
             EntryKind::Symlink(target) => {
                 self.make(&folder, name, "symlinkat", |folder| {
                     rustix::fs::symlinkat(as_path(target), folder, name)
@@ -131,6 +147,7 @@ impl Tree {
 
     /// Sets what had to wait: attributes of folders, which would change, or stand in the way, while filling them.
     pub(super) fn finish(mut self, unpacked: &mut Unpacked) -> Result<()> {
+        self.link_late()?;
         // Take the list out, so that the closure can resolve paths in the rest.
         let folders = std::mem::take(&mut self.folders);
         folders.each(|path, attributes| {
@@ -156,6 +173,32 @@ impl Tree {
             self.attributes_of(&fd, attributes, unpacked)
                 .doing(|| format!("unpack folder {}", show(path.bytes())))
         })
+    }
+
+    /// Makes the hard links whose targets came after them, or are such links themselves. What has come since under a
+    /// link's name is newer, and stays.
+    fn link_late(&mut self) -> Result<()> {
+        let mut late = std::mem::take(&mut self.late);
+        while !late.is_empty() {
+            let waiting = late.len();
+            let mut still = Vec::new();
+            for (path, target) in late {
+                let (folder, name) = path.split();
+                let folder = self.folder(folder, true)?;
+                match self.hard_link(&folder, name, &target, false) {
+                    Err(err) if is_missing(&err) => still.push((path, target)),
+                    linked => linked
+                        .map_err(|err| no_target(err, &target))
+                        .doing(|| format!("unpack {}", show(path.bytes())))?,
+                }
+            }
+            if let (Some((path, target)), true) = (still.first(), still.len() == waiting) {
+                let err = no_target(Error::syscall("linkat", Errno::NOENT), target);
+                return Err(err.context(format!("unpack {}", show(path.bytes()))));
+            }
+            late = still;
+        }
+        Ok(())
     }
 
     /// Opens a folder by its path in the tree, following links inside the tree; makes what is missing of it
@@ -264,17 +307,16 @@ impl Tree {
         let fd = self.make(folder, name, "openat", |folder| {
             rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(created))
         })?;
-        archive.copy_data(|mut chunk| {
-            while !chunk.is_empty() {
-                match rustix::io::write(&fd, chunk) {
-                    Err(Errno::INTR) => {}
-                    Ok(0) => return Err(Error::syscall(format!("write({})", fd_name(&fd)), Errno::IO)),
-                    Ok(n) => chunk = &chunk[n..],
-                    Err(errno) => return Err(errno).doing(|| format!("write({})", fd_name(&fd))),
-                }
+        match &entry.sparse {
+            None => archive.copy_data(|chunk| write_all(&fd, chunk))?,
+            Some(map) => {
+                let mut spread = map.spread();
+                archive.copy_data(|chunk| spread.write(chunk, |at, bytes| write_all_at(&fd, at, bytes)))?;
+                // The hole at its end, if there is one.
+                rustix::fs::ftruncate(&fd, map.size)
+                    .doing(|| format!("ftruncate({}, {})", fd_name(&fd), map.size))?;
             }
-            Ok(())
-        })?;
+        }
         self.own(&fd, &entry.attributes)?;
         if created & !self.umask != wanted {
             rustix::fs::fchmod(&fd, Mode::from_raw_mode(wanted))
@@ -286,29 +328,20 @@ impl Tree {
 
     /// Links to a file that is there already. Its attributes are the target's, so nothing else is set: there is
     /// no call that could be led astray to what the link leads to (CVE-2021-32760).
-    fn hard_link(&mut self, folder: &OwnedFd, name: &OsStr, target: &EntryPath) -> Result<()> {
-        let missing = |err: Error| match err.errno() {
-            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Error::new(
-                Kind::Corrupt,
-                format!("hard link to {}, which is not in the archive before it", show(target.bytes())),
-            ),
-            // link(2) on a folder.
-            Some(Errno::PERM) => {
-                Error::new(Kind::Corrupt, format!("hard link to {}, which is a folder", show(target.bytes())))
-            }
-            Some(Errno::XDEV) => err.with_kind(Kind::Kernel),
-            _ => err,
-        };
+    /// `replace` says whether what has the name goes.
+    fn hard_link(&mut self, folder: &OwnedFd, name: &OsStr, target: &EntryPath, replace: bool) -> Result<()> {
         let (target_folder, target_name) = target.split();
-        let target_folder = self.folder(target_folder, false).map_err(missing)?;
+        let target_folder = self.folder(target_folder, false)?;
         if self.content == Content::Layer && whiteout::is_one(&target_folder, target_name) {
-            return Err(missing(Error::syscall("linkat", Errno::NOENT)));
+            return Err(Error::syscall("linkat", Errno::NOENT));
         }
         let link = || rustix::fs::linkat(&*target_folder, target_name, folder, name, AtFlags::empty());
         let linked = match link() {
             Err(Errno::EXIST) => {
                 // Listed twice: the link is there, and removing it might remove the target.
-                if same_file(&target_folder, target_name, folder, name) {
+                let stays =
+                    || !replace && !(self.content == Content::Layer && whiteout::is_one(folder, name));
+                if same_file(&target_folder, target_name, folder, name) || stays() {
                     return Ok(());
                 }
                 self.clear(folder, name)?;
@@ -316,12 +349,10 @@ impl Tree {
             }
             linked => linked,
         };
-        linked
-            .doing(|| {
-                let (from, to) = (fd_name(&*target_folder), fd_name(folder));
-                format!("linkat({from}, {target_name:?}, {to}, {name:?})")
-            })
-            .map_err(missing)
+        linked.doing(|| {
+            let (from, to) = (fd_name(&*target_folder), fd_name(folder));
+            format!("linkat({from}, {target_name:?}, {to}, {name:?})")
+        })
     }
 
     fn node(
@@ -412,6 +443,49 @@ fn not_a_folder(err: Error, path: &[u8]) -> Error {
         }
         _ => err,
     }
+}
+
+/// Whether what a hard link links to is not there (yet).
+fn is_missing(err: &Error) -> bool {
+    matches!(err.errno(), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+}
+
+/// What is wrong with a hard link, in words of the archive.
+fn no_target(err: Error, target: &EntryPath) -> Error {
+    let target = show(target.bytes());
+    match err.errno() {
+        _ if is_missing(&err) => {
+            Error::new(Kind::Corrupt, format!("hard link to {target}, which is not in the archive"))
+        }
+        // link(2) on a folder.
+        Some(Errno::PERM) => Error::new(Kind::Corrupt, format!("hard link to {target}, which is a folder")),
+        Some(Errno::XDEV) => err.with_kind(Kind::Kernel),
+        _ => err,
+    }
+}
+
+fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Err(Errno::INTR) => {}
+            Ok(0) => return Err(Error::syscall(format!("write({})", fd_name(fd)), Errno::IO)),
+            Ok(n) => bytes = &bytes[n..],
+            Err(errno) => return Err(errno).doing(|| format!("write({})", fd_name(fd))),
+        }
+    }
+    Ok(())
+}
+
+fn write_all_at(fd: &OwnedFd, mut at: u64, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, at) {
+            Err(Errno::INTR) => {}
+            Ok(0) => return Err(Error::syscall(format!("pwrite64({}, {at})", fd_name(fd)), Errno::IO)),
+            Ok(n) => (at, bytes) = (at + n as u64, &bytes[n..]),
+            Err(errno) => return Err(errno).doing(|| format!("pwrite64({}, {at})", fd_name(fd))),
+        }
+    }
+    Ok(())
 }
 
 fn is_folder(folder: &OwnedFd, name: &OsStr) -> Result<bool> {
