@@ -27,12 +27,16 @@ use crate::digest::{Digest, Hasher};
 use crate::documents::{self, Descriptor, Document};
 use crate::reference::Reference;
 use crate::store::{Blob, Incoming, Source};
-use crate::unpack::{Compression, magic};
+use crate::unpack::{Compression, Limits, listing, magic};
 
 /// Files that an archive may have. Docker's own have three for each layer.
 const MOST_MEMBERS: usize = 100_000;
+/// Bytes in the name of a member: all names are kept, and those of an archive of images are short.
+const LONGEST_NAME: usize = 512;
 /// Links from one member to another, in a row.
 const MOST_LINKS: usize = 8;
+/// Bytes of documents that an archive may have in all, for they are kept in memory: thousands of images have less.
+const MOST_DOCUMENTS: u64 = 32 << 20;
 
 /// An archive whose members are known.
 #[derive(Debug)]
@@ -41,6 +45,8 @@ pub struct ImageArchive {
     members: BTreeMap<String, Member>,
     /// Blobs that are members, by digest.
     blobs: BTreeMap<Digest, Span>,
+    /// What has been hashed already, by where it begins.
+    hashed: BTreeMap<u64, Digest>,
 }
 
 /// An image in an archive.
@@ -90,44 +96,33 @@ impl ImageArchive {
     /// Errors: [`Kind::Corrupt`] for what is no tar, or has a member twice, or more than 100,000.
     pub fn open(file: File) -> Result<ImageArchive> {
         let mut members = BTreeMap::new();
-        let damaged = |err: io::Error| match rustix::io::Errno::from_io_error(&err) {
-            Some(errno) => Error::syscall("read the archive", errno),
-            None => Error::new(Kind::Corrupt, format!("the archive of images is damaged: {err}")),
-        };
         let mut reading = file.try_clone().doing(|| "dup(the archive)")?;
         reading.rewind().doing(|| "lseek(the archive, 0)")?;
-        let mut archive = tar::Archive::new(reading);
-        for entry in archive.entries_with_seek().map_err(damaged)? {
-            let entry = entry.map_err(damaged)?;
-            let kind = entry.header().entry_type();
-            let Ok(name) = String::from_utf8(entry.path_bytes().into_owned()) else { continue };
-            let Some(name) = normal("", &name) else { continue };
-            let member = if kind.is_file() {
-                Member::File(Span { at: entry.raw_file_position(), size: entry.size() })
-            } else if kind.is_symlink() || kind.is_hard_link() {
-                let target = entry.link_name_bytes().unwrap_or_default();
-                let target = String::from_utf8_lossy(&target).into_owned();
-                // A hard link names its target from the top.
-                Member::Link(if kind.is_hard_link() { format!("/{target}") } else { target })
-            } else {
-                continue;
+        let limits = Limits { path: LONGEST_NAME, ..Limits::default() };
+        listing::each(reading, &limits, |name, member| {
+            let Ok(name) = String::from_utf8(name.to_owned()) else { return Ok(()) };
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            let member = match member {
+                listing::Member::File { at, size } => Member::File(Span { at, size }),
+                listing::Member::Symlink(target) => Member::Link(text(target)),
+                // It names its target from the top.
+                listing::Member::HardLink(target) => Member::Link(format!("/{}", text(target))),
             };
-            if members.insert(name.clone(), member).is_some() {
-                return Err(Error::new(Kind::Corrupt, format!("the archive has {name:?} twice")));
+            if members.len() >= MOST_MEMBERS {
+                let what = format!("the archive has more than {MOST_MEMBERS} members");
+                return Err(Error::new(Kind::Corrupt, what));
             }
-            if members.len() > MOST_MEMBERS {
-                return Err(Error::new(
-                    Kind::Corrupt,
-                    format!("the archive has more than {MOST_MEMBERS} members"),
-                ));
+            match members.insert(name.clone(), member) {
+                Some(_) => Err(Error::new(Kind::Corrupt, format!("the archive has {name:?} twice"))),
+                None => Ok(()),
             }
-        }
+        })?;
         let blob = |(name, member): (&String, &Member)| match (name.strip_prefix("blobs/sha256/"), member) {
             (Some(hex), Member::File(span)) => Some((Digest::parse(&format!("sha256:{hex}")).ok()?, *span)),
             _ => None,
         };
         let blobs = members.iter().filter_map(blob).collect();
-        Ok(ImageArchive { file, members, blobs })
+        Ok(ImageArchive { file, members, blobs, hashed: BTreeMap::new() })
     }
 
     /// The images in it, for this platform where an image has several.
@@ -149,7 +144,14 @@ impl ImageArchive {
             )
             .hint("`tare import` makes an image from the tar of a root file system"));
         };
-        docker.into_iter().map(|image| self.docker_image(image)).collect()
+        let mut documents = 0;
+        let mut found = Vec::new();
+        for image in docker {
+            let image = self.docker_image(image)?;
+            count(&mut documents, &image.incoming)?;
+            found.push(image);
+        }
+        Ok(found)
     }
 
     fn images_of_layout(
@@ -162,21 +164,40 @@ impl ImageArchive {
             return Err(Error::new(Kind::Corrupt, "index.json of the archive is not an index"));
         };
         let mut found: Vec<Found> = Vec::new();
+        // A hostile index has one line ten thousand times: each is looked at once.
+        let mut by_line = BTreeMap::new();
+        let mut by_id = BTreeMap::new();
+        let mut documents = 0;
         for line in &lines {
-            let incoming = documents::resolve(line, platform, &|descriptor| self.bytes(descriptor))?;
-            let id = Digest::of(&incoming.config);
+            let at = match by_line.get(&line.digest) {
+                Some(at) => *at,
+                None => {
+                    let incoming = documents::resolve(line, platform, &|descriptor| self.bytes(descriptor))?;
+                    count(&mut documents, &incoming)?;
+                    let id = Digest::of(&incoming.config);
+                    let at = *by_id.entry(id).or_insert(found.len());
+                    if at == found.len() {
+                        found.push(Found { incoming, names: Vec::new() });
+                    }
+                    by_line.insert(&line.digest, at);
+                    at
+                }
+            };
             let names = line.names().filter_map(|name| Reference::parse(name).ok());
-            match found.iter_mut().find(|known| Digest::of(&known.incoming.config) == id) {
-                Some(known) => known.names.extend(names),
-                None => found.push(Found { incoming, names: names.collect() }),
-            }
+            found[at].names.extend(names);
         }
+        let mut by_config = BTreeMap::new();
         for image in docker {
             let Some(span) = self.find(&image.config) else { continue };
-            let bytes = self.read(span, &image.config)?;
-            let same = found.iter_mut().find(|known| known.incoming.config == bytes);
-            if let Some(known) = same {
-                known.names.extend(names_of(&image)?);
+            let id = match by_config.get(&span.at) {
+                Some(id) => id,
+                None => {
+                    let id = Digest::of(&self.read(span, &image.config)?);
+                    by_config.entry(span.at).or_insert(id)
+                }
+            };
+            if let Some(at) = by_id.get(id) {
+                found[*at].names.extend(names_of(&image)?);
             }
         }
         for image in &mut found {
@@ -225,7 +246,7 @@ impl ImageArchive {
     }
 
     /// What a layer's blob is called: the diff-id where it is a plain tar, else what its bytes say.
-    fn identify(&self, span: Span, diff_id: &Digest) -> Result<(Digest, Compression)> {
+    fn identify(&mut self, span: Span, diff_id: &Digest) -> Result<(Digest, Compression)> {
         let mut head = Vec::new();
         let mut reader = Spanned { file: &self.file, span, from: 0 };
         (&mut reader).take(512).read_to_end(&mut head).doing(|| "read the archive")?;
@@ -233,15 +254,21 @@ impl ImageArchive {
         if compression == Compression::None {
             return Ok((diff_id.clone(), compression));
         }
+        if let Some(digest) = self.hashed.get(&span.at) {
+            return Ok((digest.clone(), compression));
+        }
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; 128 << 10];
         let mut reader = Spanned { file: &self.file, span, from: 0 };
         loop {
             match reader.read(&mut buffer).doing(|| "read the archive")? {
-                0 => return Ok((hasher.finish(), compression)),
+                0 => break,
                 n => hasher.update(&buffer[..n]),
             }
         }
+        let digest = hasher.finish();
+        self.hashed.insert(span.at, digest.clone());
+        Ok((digest, compression))
     }
 
     /// The bytes of a blob, checked.
@@ -317,6 +344,17 @@ impl Read for Spanned<'_> {
         self.from += n as u64;
         Ok(n)
     }
+}
+
+/// Adds up the documents that are kept.
+fn count(so_far: &mut u64, incoming: &Incoming) -> Result<()> {
+    *so_far += (incoming.manifest.len() + incoming.config.len()) as u64;
+    if *so_far > MOST_DOCUMENTS {
+        let most = MOST_DOCUMENTS >> 20;
+        let what = format!("the documents of the archive's images are more than {most} MiB");
+        return Err(Error::new(Kind::Corrupt, what).hint("save fewer images into one archive"));
+    }
+    Ok(())
 }
 
 fn names_of(image: &DockerImage) -> Result<Vec<Reference>> {

@@ -26,7 +26,7 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Bytes that a document may have, in every engine.
 pub(crate) const LONGEST: u64 = 4 << 20;
 /// Layers that an image may have. overlayfs takes 500.
-const MOST_LAYERS: usize = 1000;
+pub(crate) const MOST_LAYERS: usize = 1000;
 /// Indexes in indexes.
 const DEEPEST: u32 = 4;
 

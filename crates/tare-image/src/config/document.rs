@@ -6,6 +6,7 @@ use tare_sys::{Error, Kind, Result};
 
 use super::{ImageConfig, Platform};
 use crate::digest::Digest;
+use crate::documents::MOST_LAYERS;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -110,6 +111,11 @@ pub(crate) fn describe(bytes: &[u8]) -> Result<Described> {
             Kind::Unsupported,
             format!("the image's root file system is of type {:?}, not \"layers\"", given.rootfs.kind),
         ));
+    }
+    if given.rootfs.diff_ids.len() > MOST_LAYERS {
+        let what =
+            format!("the image has {} layers; {MOST_LAYERS} is the limit", given.rootfs.diff_ids.len());
+        return Err(Error::new(Kind::Corrupt, what));
     }
     if let Some(odd) = given.rootfs.diff_ids.iter().find(|id| id.hex().len() != 64) {
         return Err(Error::new(Kind::Unsupported, format!("layer {odd}: only sha256 is known here")));

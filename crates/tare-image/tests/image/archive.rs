@@ -147,7 +147,20 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Place {
-        let folder = tempfile::tempdir().unwrap();
+        Place::at(tempfile::tempdir().unwrap())
+    }
+
+    /// In memory, where there is enough of it: for trees that are too large for a disk that others use.
+    pub fn in_memory() -> Place {
+        let memory = std::path::Path::new("/dev/shm");
+        let room = rustix::fs::statvfs(memory).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+        match room > 2 << 30 {
+            true => Place::at(tempfile::tempdir_in(memory).unwrap()),
+            false => Place::new(),
+        }
+    }
+
+    fn at(folder: tempfile::TempDir) -> Place {
         let store = ImageStore::open(&folder.path().join("store")).unwrap();
         let outside = folder.path().join("canary");
         std::fs::create_dir(&outside).unwrap();

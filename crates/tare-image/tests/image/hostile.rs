@@ -162,7 +162,34 @@ fn breakouts() {
         (
             "hard link before its target",
             Box::new(|_| Tar::new().hard_link("l", "later").add(data("later"))),
+            Hold(&[("l", "evil"), ("later", "evil")]),
+        ),
+        (
+            "hard link to a hard link before its target",
+            Box::new(|_| Tar::new().hard_link("a", "d/b").hard_link("d/b", "d/c").dir("d").add(data("d/c"))),
+            Hold(&[("a", "evil"), ("d/b", "evil")]),
+        ),
+        (
+            "hard link before its target, and then replaced",
+            Box::new(|_| Tar::new().hard_link("l", "later").file("l", b"newer").add(data("later"))),
+            Hold(&[("l", "newer"), ("later", "evil")]),
+        ),
+        (
+            "hard links to each other",
+            Box::new(|_| Tar::new().hard_link("a", "b").hard_link("b", "a")),
             Refuse("not in the archive"),
+        ),
+        (
+            "hard link before a symlink that leads out",
+            Box::new(|canary| Tar::new().hard_link("l", "out/passwd").symlink("out", canary)),
+            Refuse("not in the archive"),
+        ),
+        (
+            "hard link in a folder that became a symlink out",
+            Box::new(|canary| {
+                Tar::new().dir("d").hard_link("d/passwd", "later").add(data("later")).symlink("d", canary)
+            }),
+            Refuse("leads nowhere"),
         ),
         (
             "hard link to a folder",
@@ -194,6 +221,20 @@ fn breakouts() {
             "overlay whiteout",
             Box::new(|_| Tar::new().add(Entry { kind: b'3', name: b"etc", ..Entry::default() })),
             Refuse("0:0"),
+        ),
+        (
+            "overlay whiteout by a major that mknod cuts off",
+            Box::new(|_| {
+                Tar::new().add(Entry { kind: b'3', name: b"etc", device: (4096, 0), ..Entry::default() })
+            }),
+            Refuse("device number"),
+        ),
+        (
+            "overlay whiteout by a minor that mknod cuts off",
+            Box::new(|_| {
+                Tar::new().add(Entry { kind: b'3', name: b"etc", device: (0, 1 << 20), ..Entry::default() })
+            }),
+            Refuse("device number"),
         ),
         (
             "whiteout names are plain names here",
@@ -241,19 +282,110 @@ fn breakouts() {
             Refuse("out of range"),
         ),
         (
-            "sparse, GNU",
+            "sparse, GNU, of nothing",
             Box::new(|_| Tar::new().add(Entry { kind: b'S', ..Entry::default() })),
+            Hold(&[("file", "")]),
+        ),
+        (
+            "sparse, GNU, with data that have no place",
+            Box::new(|_| Tar::new().add(Entry { kind: b'S', data: b"evil", ..Entry::default() })),
             Refuse("sparse"),
         ),
         (
-            "sparse, PAX",
+            "sparse, in two ways",
+            Box::new(|_| {
+                Tar::new().add(Entry {
+                    kind: b'S',
+                    pax: &[("GNU.sparse.realsize", b"5")],
+                    ..Entry::default()
+                })
+            }),
+            Refuse("two ways"),
+        ),
+        (
+            "sparse, a link",
+            Box::new(|_| {
+                Tar::new().add(Entry {
+                    kind: b'2',
+                    link: b"x",
+                    pax: &[("GNU.sparse.size", b"5"), ("GNU.sparse.map", b"0,5")],
+                    ..Entry::default()
+                })
+            }),
+            Refuse("two ways"),
+        ),
+        (
+            "sparse, pieces over each other",
+            Box::new(|_| {
+                Tar::new().add(Entry {
+                    data: b"evil",
+                    pax: &[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,2,1,2")],
+                    ..Entry::default()
+                })
+            }),
+            Refuse("no sense"),
+        ),
+        (
+            "sparse, a piece beyond the end",
+            Box::new(|_| {
+                Tar::new().add(Entry {
+                    data: b"evil",
+                    pax: &[("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"18446744073709551615,4")],
+                    ..Entry::default()
+                })
+            }),
+            Refuse("no sense"),
+        ),
+        (
+            "sparse, a name that leads out",
+            Box::new(|_| {
+                Tar::new().add(Entry {
+                    data: b"evil",
+                    pax: &[
+                        ("GNU.sparse.name", b"../canary/passwd"),
+                        ("GNU.sparse.size", b"9"),
+                        ("GNU.sparse.map", b"0,4"),
+                    ],
+                    ..Entry::default()
+                })
+            }),
+            Refuse("'..'"),
+        ),
+        (
+            "sparse, a map without end",
+            Box::new(|_| {
+                Tar::new().add(Entry {
+                    data: &[b'1'; 4096],
+                    pax: &[
+                        ("GNU.sparse.major", b"1"),
+                        ("GNU.sparse.minor", b"0"),
+                        ("GNU.sparse.realsize", b"9"),
+                    ],
+                    ..Entry::default()
+                })
+            }),
+            Refuse("sparse"),
+        ),
+        (
+            "sparse, of a version to come",
+            Box::new(|_| {
+                Tar::new().add(Entry {
+                    data: b"evil",
+                    pax: &[("GNU.sparse.major", b"2"), ("GNU.sparse.realsize", b"9")],
+                    ..Entry::default()
+                })
+            }),
+            Refuse("unknown form"),
+        ),
+        (
+            "sparse, 8 EiB",
             Box::new(|_| {
                 Tar::new().add(Entry {
                     pax: &[("GNU.sparse.realsize", b"9223372036854775807")],
                     ..Entry::default()
                 })
             }),
-            Refuse("sparse"),
+            Refuse("beyond the limit"),
         ),
         (
             "multi-volume",

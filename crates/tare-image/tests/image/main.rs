@@ -4,8 +4,11 @@
 
 mod archive;
 mod compressed;
+mod differential;
+mod documents;
 mod faults;
 mod hostile;
 mod round_trip;
+mod sparse;
 mod store;
 mod take;
