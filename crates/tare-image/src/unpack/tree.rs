@@ -339,9 +339,8 @@ impl Tree {
         let linked = match link() {
             Err(Errno::EXIST) => {
                 // Listed twice: the link is there, and removing it might remove the target.
-                let stays =
-                    || !replace && !(self.content == Content::Layer && whiteout::is_one(folder, name));
-                if same_file(&target_folder, target_name, folder, name) || stays() {
+                let gives_way = replace || self.content == Content::Layer && whiteout::is_one(folder, name);
+                if same_file(&target_folder, target_name, folder, name) || !gives_way {
                     return Ok(());
                 }
                 self.clear(folder, name)?;
