@@ -74,6 +74,11 @@ impl Body {
         Ok(self)
     }
 
+    /// The bytes, for a body that is the value of an attribute itself.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Adds an attribute that is a string.
     pub fn string(self, kind: u16, value: &str) -> Result<Body> {
         self.attribute(kind, &[value.as_bytes(), b"\0"].concat())
