@@ -11,6 +11,7 @@ use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::engine::{Engine, need_root};
+use crate::events::Event;
 use crate::host_image;
 
 /// An image that was loaded.
@@ -55,7 +56,9 @@ impl Engine {
                 return Err(name_of_host(name));
             }
             let taken = store.take(&image.incoming, &archive, &image.names, &options)?;
-            let names = image.names.iter().map(Reference::to_string).collect();
+            let names: Vec<_> = image.names.iter().map(Reference::to_string).collect();
+            let name = names.first().map_or("", String::as_str);
+            self.emit(&Event::image("load", &taken.id.to_string(), name));
             loaded.push(Loaded { id: taken.id.to_string(), names });
         }
         Ok(loaded)
@@ -81,7 +84,13 @@ impl Engine {
                 None => images.push(Saved { image, names: named.into_iter().collect() }),
             }
         }
-        save(&store, &images, to)
+        save(&store, &images, to)?;
+        for saved in &images {
+            let id = saved.image.id.to_string();
+            let name = saved.names.first().map_or_else(|| id.clone(), Reference::to_string);
+            self.emit(&Event::image("save", &id, &name));
+        }
+        Ok(())
     }
 
     /// How an image was made, the last step first, as Docker lists it.
@@ -113,7 +122,11 @@ impl Engine {
         if is_host(&name) {
             return Err(name_of_host(&name));
         }
-        self.images()?.tag(image, &name).doing(|| format!("tag {image} as {name}"))
+        let store = self.images()?;
+        store.tag(image, &name).doing(|| format!("tag {image} as {name}"))?;
+        let id = store.resolve(&name.full()).map(|record| record.image_id).unwrap_or_default();
+        self.emit(&Event::image("tag", &id, &name.to_string()));
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use crate::attach::{Attachment, Sink};
 use crate::container::{Folders, Lock, Record, Roots, State, Status, make_folder};
+use crate::events::Event;
 use crate::facts;
 use crate::log::LogQuery;
 use crate::monitor::{self, Job, Message};
@@ -118,6 +119,11 @@ impl Engine {
         Engine { roots }
     }
 
+    /// Where everything is kept.
+    pub(crate) fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
     /// The image store.
     pub fn images(&self) -> Result<ImageStore> {
         ImageStore::open(&self.roots.state.join("images"))
@@ -186,6 +192,7 @@ impl Engine {
         self.write_files(&record, &folders)?;
         folders.write_record(&record).map_err(crate::container::explain_full)?;
         undo.armed = false;
+        self.emit(&Event::container(&record, "create"));
         Ok(Created {
             id,
             name,
@@ -290,10 +297,7 @@ impl Engine {
             let seconds = |text: &str| Moment::parse(text).map_or(0, Moment::seconds);
             list.push(Summary {
                 name: record.name,
-                image: match record.request.host_config.rootfs.as_str() {
-                    "" => record.request.config.image,
-                    folder => folder.to_owned(),
-                },
+                image: record.request.image().to_owned(),
                 command: quoted(&record.command),
                 created: seconds(&record.created),
                 state: status.state.to_string(),
@@ -320,6 +324,7 @@ impl Engine {
         let status = folders.status()?.unwrap_or_else(Status::created);
         let pidfd = status.process().ok_or_else(|| not_running(container))?;
         process::signal(pidfd.as_fd(), signal)?;
+        self.emit(&Event::container(&folders.record()?, "kill").with("signal", signal));
         if signal == 9 {
             self.wait_until_gone(pidfd.as_fd(), &folders)?;
         }
@@ -332,12 +337,17 @@ impl Engine {
         let record = folders.record()?;
         let status = folders.status()?.unwrap_or_else(Status::created);
         let Some(pidfd) = status.process() else { return Ok(()) };
-        process::signal(pidfd.as_fd(), signal.unwrap_or(record.stop_signal))?;
+        let signal = signal.unwrap_or(record.stop_signal);
+        process::signal(pidfd.as_fd(), signal)?;
+        self.emit(&Event::container(&record, "kill").with("signal", signal));
         let timeout = timeout.or(record.request.config.stop_timeout).unwrap_or(STOP_TIMEOUT);
         if !ends_within(pidfd.as_fd(), Duration::from_secs(timeout.into()))? {
             process::signal(pidfd.as_fd(), 9)?;
+            self.emit(&Event::container(&record, "kill").with("signal", 9));
         }
-        self.wait_until_gone(pidfd.as_fd(), &folders)
+        self.wait_until_gone(pidfd.as_fd(), &folders)?;
+        self.emit(&Event::container(&record, "stop"));
+        Ok(())
     }
 
     /// Removes it; with `force` even when it runs.
@@ -406,7 +416,9 @@ impl Engine {
         need_root()?;
         make_folder(&self.roots.state, 0o700)?;
         let reference = Reference::parse(name)?;
-        crate::image::import(&self.images()?, archive, &reference, changes, message, progress)
+        let id = crate::image::import(&self.images()?, archive, &reference, changes, message, progress)?;
+        self.emit(&Event::image("import", &id, &reference.to_string()));
+        Ok(id)
     }
 
     /// The images.
@@ -417,7 +429,17 @@ impl Engine {
     /// Takes a name away, and the image with its last name; answers what was done, a line each.
     pub fn remove_image(&self, name: &str, force: bool) -> Result<Vec<String>> {
         sweep::sweep(&self.roots)?;
-        crate::image::remove(&self.images()?, &self.roots, name, force)
+        let store = self.images()?;
+        let id = store.resolve(name)?.image_id;
+        let lines = crate::image::remove(&store, &self.roots, name, force)?;
+        for line in &lines {
+            match line.split_once(": ") {
+                Some(("Untagged", name)) => self.emit(&Event::image("untag", &id, name)),
+                Some(("Deleted", deleted)) if deleted == id => self.emit(&Event::image("delete", &id, &id)),
+                _ => {}
+            }
+        }
+        Ok(lines)
     }
 
     fn find(&self, container: &str) -> Result<Folders> {

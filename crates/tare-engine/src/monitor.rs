@@ -29,6 +29,7 @@ use tare_sys::process::{self, Ended, Side};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::container::{Folders, Lock, Record, Roots, State, Status};
+use crate::events::Event;
 use crate::log::{Stream, Writer};
 use crate::policy::Plan;
 use crate::removal;
@@ -172,6 +173,7 @@ fn run(mut job: Job, channel: Channel) {
     }
     crate::sweep::sometimes(&job.roots);
     let mut log = Writer::new(job.folders.log());
+    crate::events::emit(&job.roots, &Event::container(&job.record, "start"));
     relay(&running, output, &mut log, &mut client);
     let ended = process::wait(running.child.pidfd.as_fd()).unwrap_or(Ended::Killed(9));
     let exit = report(&job, &cgroup, ended);
@@ -411,6 +413,7 @@ fn report(job: &Job, cgroup: &Cgroup, ended: Ended) -> Exit {
         oom_killed: events.as_ref().is_some_and(|events| events.oom_kills > 0),
         memory_limit: job.record.request.host_config.memory.max(0) as u64,
     };
+    tell_of_death(job, &exit);
     if job.record.request.host_config.auto_remove {
         removal::to_trash(&job.roots, &job.record);
     } else if let Ok(Some(status)) = job.folders.status() {
@@ -426,4 +429,14 @@ fn report(job: &Job, cgroup: &Cgroup, ended: Ended) -> Exit {
         let _ = job.folders.write_status(&status);
     }
     exit
+}
+
+fn tell_of_death(job: &Job, exit: &Exit) {
+    if exit.oom_killed {
+        crate::events::emit(&job.roots, &Event::container(&job.record, "oom"));
+    }
+    let started = job.folders.status().ok().flatten().and_then(|status| Moment::parse(&status.started));
+    let lived = started.map_or(0, |started| Moment::now().seconds() - started.seconds());
+    let event = Event::container(&job.record, "die");
+    crate::events::emit(&job.roots, &event.with("exitCode", exit.code).with("execDuration", lived));
 }

@@ -12,6 +12,7 @@ use tare_sys::Result;
 
 use crate::carry::{is_host, name_of_host};
 use crate::engine::{Engine, need_root};
+use crate::events::Event;
 
 /// Where the settings are, unless the environment says otherwise.
 const SETTINGS: &str = "/etc/tare/registries.toml";
@@ -61,6 +62,7 @@ impl Engine {
         let image = store
             .take(&incoming, &repository, std::slice::from_ref(&name), &take)
             .map_err(|err| err.context(format!("pull {name}")))?;
+        self.emit(&Event::image("pull", &image.id.to_string(), &name.to_string()));
         Ok(Pulled {
             up_to_date: before.as_deref() == Some(image.id.as_str()),
             id: image.id.to_string(),
@@ -93,10 +95,12 @@ impl Engine {
         neighbours.truncate(MOST_NEIGHBOURS);
         let (settings, logins) = access()?;
         let repository = Repository::open_to_push(&name, neighbours, &settings, &logins)?;
-        repository
+        let digest = repository
             .push(&store, &image, &name, &|blob, state| watch(&blob.digest, blob.size, state))
             .map(|digest| digest.to_string())
-            .map_err(|err| err.context(format!("push {name}")))
+            .map_err(|err| err.context(format!("push {name}")))?;
+        self.emit(&Event::image("push", &image.id.to_string(), &name.to_string()));
+        Ok(digest)
     }
 
     /// Whether there is an image of that name, or with that id.

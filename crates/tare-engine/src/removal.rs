@@ -8,6 +8,7 @@ use std::path::Path;
 use tare_cgroup::{Cgroup, Hierarchies};
 
 use crate::container::{Record, Roots, make_folder, read_json};
+use crate::events::Event;
 use crate::range::Range;
 
 /// Removes the container and all that it owned. Nothing here can be refused: what does not go now is tried
@@ -21,6 +22,7 @@ pub fn discard(roots: &Roots, record: &Record) {
 pub fn to_trash(roots: &Roots, record: &Record) {
     roots.release_name(&record.name, &record.id);
     move_folder(roots, &record.id);
+    crate::events::emit(roots, &Event::container(record, "destroy"));
 }
 
 /// Moves a container's folder to the trash, whatever is in it.

@@ -20,6 +20,16 @@ pub struct CreateRequest {
     pub host_config: HostConfig,
 }
 
+impl CreateRequest {
+    /// What stands at `/`, as the caller wrote it: an image, or a folder.
+    pub fn image(&self) -> &str {
+        match self.host_config.rootfs.as_str() {
+            "" => &self.config.image,
+            folder => folder,
+        }
+    }
+}
+
 /// What runs: the portable half of a request (Docker's `Config`).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

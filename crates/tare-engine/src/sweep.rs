@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use tare_sys::{Kind, Result};
 
 use crate::container::{Roots, State, Status};
+use crate::events;
 use crate::removal::{self, names};
 use tare_sys::time::Moment;
 
@@ -27,6 +28,7 @@ pub fn sweep(roots: &Roots) -> Result<()> {
             tend(roots, &id, in_trash);
         }
     }
+    events::rotate(roots);
     // A range whose claimant was killed before it wrote its name there; one that is held is not empty.
     let ranges = roots.run.join("ranges");
     for range in names(&ranges) {
@@ -106,6 +108,8 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
                 ..status
             };
             if folders.write_status(&ended).is_ok() {
+                // As in inspect: nobody saw it.
+                events::emit(roots, &events::Event::container(&record, "die").with("exitCode", 255));
                 removal::remove_cgroup(&record);
                 removal::release_range(roots, &record);
             }

@@ -7,11 +7,25 @@ pub fn ago(then: i64) -> String {
     format!("{} ago", in_words(jiff::Timestamp::now().as_second().saturating_sub(then)))
 }
 
-/// `2026-11-23 20:48:15 +0000 UTC`, for a time in seconds since 1970.
+/// `2026-11-23 20:48:15 +0000 UTC` in local time, for a time in seconds since 1970.
 pub fn moment(then: i64) -> String {
     match jiff::Timestamp::from_second(then) {
-        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string(),
+        Ok(time) => time
+            .to_zoned_datetime(jiff::tz::TimeZone::system())
+            .strftime("%Y-%m-%d %H:%M:%S %z %Z")
+            .to_string(),
         Err(_) => format!("{then} s after 1970"),
+    }
+}
+
+/// `2026-11-23T20:48:15.123456789+00:00` in local time, for nanoseconds since 1970.
+pub fn instant(nanos: i64) -> String {
+    match jiff::Timestamp::from_nanosecond(nanos.into()) {
+        Ok(time) => time
+            .to_zoned_datetime(jiff::tz::TimeZone::system())
+            .strftime("%Y-%m-%dT%H:%M:%S.%9f%:z")
+            .to_string(),
+        Err(_) => format!("{nanos} ns after 1970"),
     }
 }
 
@@ -107,8 +121,10 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_utc() {
-        assert_eq!(moment(0), "1970-01-01 00:00:00 +0000 UTC");
+    fn moments_say_their_zone() {
+        if std::fs::read_link("/etc/localtime").is_err() && std::env::var_os("TZ").is_none() {
+            assert_eq!(moment(0), "1970-01-01 00:00:00 +0000 UTC");
+        }
         assert_eq!(moment(i64::MAX), "9223372036854775807 s after 1970");
     }
 }

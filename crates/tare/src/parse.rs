@@ -9,6 +9,7 @@ pub mod clock;
 pub mod device;
 pub mod file;
 pub mod mount;
+pub mod when;
 
 /// `Ok`, or the reason why the text will not do.
 pub type Parsed<T> = Result<T, String>;

@@ -11,6 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use tare_engine::{Engine, Roots};
 use tare_sys::{Context, Error, Kind, Result};
 
+use crate::events;
 use crate::failure;
 use crate::flag::{self, Flag, Given};
 use crate::{carry, containers, help, images, import, info, login, ps, pull, registry, run, terminal};
@@ -70,6 +71,7 @@ pub static COMMON: &[Place] = &[
 
 /// The other verbs at the top.
 pub static OTHERS: &[Place] = &[
+    place("events", &events::EVENTS),
     place("help", &help::HELP),
     place("history", &images::HISTORY),
     place("inspect", &containers::INSPECT),

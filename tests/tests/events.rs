@@ -1,0 +1,52 @@
+//! What `tare events` tells, and to whom.
+#![forbid(unsafe_code)]
+
+use serde_json::Value;
+use tare_tests::Host;
+
+/// All that has happened so far, as `TYPE ACTION NAME`.
+fn told(host: &Host, filters: &[&str]) -> Vec<String> {
+    let mut call = host.tare(["events", "--since", "1h", "--until", "0s", "--format", "json"]);
+    for filter in filters {
+        call = call.args(["--filter", filter]);
+    }
+    let lines = call.run().ok();
+    let events = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    events
+        .map(|event| {
+            let name = text(&event["Actor"]["Attributes"]["name"]);
+            format!("{} {} {name}", text(&event["Type"]), text(&event["Action"]))
+        })
+        .collect()
+}
+
+#[test]
+fn a_life_is_told_in_dockers_words() {
+    let host = Host::new();
+    host.detached(&["--name", "web", "--label", "a=b"], "trap 'exit 3' TERM; sleep 60 & wait");
+    host.tare(["stop", "-t", "5", "web"]).run().ok();
+    host.tare(["rm", "web"]).run().ok();
+    let life =
+        ["create", "start", "kill", "die", "stop", "destroy"].map(|action| format!("container {action} web"));
+    assert_eq!(told(&host, &["type=container"]), life);
+    assert_eq!(told(&host, &["event=die", "label=a=b", "container=web"]), ["container die web"]);
+    assert!(told(&host, &["label=b"]).is_empty());
+}
+
+#[test]
+fn an_event_has_dockers_shape() {
+    let host = Host::new();
+    host.tare(["run", "--rm", "--name", "over", "--label", "x=y", "busybox", "sh", "-c", "exit 3"])
+        .run()
+        .fails(3);
+    let format =
+        "{{.Actor.Attributes.exitCode}} {{.Actor.Attributes.image}} {{.Actor.Attributes.x}} {{.scope}}";
+    let die = ["events", "--since", "1h", "--until", "0s", "--filter", "event=die", "--format", format];
+    host.tare(die).run().prints("3 busybox y local");
+    let line = host.tare(["events", "--since", "1h", "--until", "0s", "-f", "event=destroy"]).run().ok();
+    assert!(
+        line.contains(" container destroy ") && line.contains("(image=busybox, name=over, x=y)"),
+        "{line}"
+    );
+}
