@@ -266,3 +266,34 @@ fn ids_have_64_digits() {
     let host = Host::new();
     assert!(is_id(&host.detached(&[], "true")));
 }
+
+#[test]
+fn a_created_container_stays_until_it_is_started_and_starts_again_as_the_same() {
+    let host = Host::new();
+    host.busybox();
+    let script = "echo run >> /runs; wc -l < /runs; exit 3";
+    let id = host.tare(["create", "--name", "box", "busybox", "sh", "-c", script]).run().ok();
+    assert!(is_id(&id), "{id}");
+    assert_eq!(host.status("box"), "created");
+    assert_eq!(host.tare(["ps", "-q"]).run().ok(), "");
+    for run in ["1", "2", "3"] {
+        let out = host.tare(["start", "-a", "box"]).run();
+        out.fails(3);
+        assert_eq!(out.stdout(), run, "its writable layer stays");
+    }
+    assert_eq!(host.inspect("box")["Id"], id);
+    assert_eq!(host.tare(["logs", "box"]).run().ok(), "1\n2\n3", "its log goes on");
+    host.tare(["rm", "box"]).run().ok();
+}
+
+#[test]
+fn a_start_that_fails_leaves_the_container_and_says_why() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["create", "--name", "box", "busybox", "nosuch"]).run().ok();
+    host.tare(["start", "box"]).run().fails(1).complains_of(&["nosuch", "not found"]);
+    assert!(!host.run_root().join("containers").read_dir().unwrap().any(|entry| entry.is_ok()));
+    let state = host.inspect("box")["State"].clone();
+    assert_eq!((&state["Status"], &state["ExitCode"]), (&"created".into(), &127.into()), "{state}");
+    assert!(state["Error"].as_str().unwrap().contains("not found"), "{state}");
+}

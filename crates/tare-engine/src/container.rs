@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! <state>/containers/<id>/          0700
-//!     container.json                what was asked for, and from which image; written once
-//!     status.json                   what became of it; rewritten by create-temp and rename
+//!     container.json                what was asked for, and from which image; rewritten by `rename` and `update` alone
+//!     status.json                   what became of it; there since it was created for good, or first started
 //!     log.json                      its output, one JSON object a line (Docker's json-file)
 //!     rw/upper  rw/work             its writable layer, with true ids on disk
 //! <state>/names/<name> -> <id>      a link: made exclusively, so a name has one owner
@@ -27,6 +27,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tare_image::ImageConfig;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::request::CreateRequest;
@@ -59,12 +60,12 @@ pub struct Record {
     pub layers: Vec<String>,
     /// The command as it was put together from the request and the image.
     pub command: Vec<String>,
-    /// Host id of its root; `None`: it shares the host's user namespace.
-    pub base: Option<u32>,
     /// The cgroup, within each hierarchy.
     pub cgroup: PathBuf,
     /// Signal that asks it to stop.
     pub stop_signal: i32,
+    /// What the image said about running it.
+    pub image: ImageConfig,
 }
 
 /// What a container is doing.
@@ -90,6 +91,8 @@ pub struct Status {
     /// When that process began, in clock ticks since boot (proc_pid_stat(5), field 22), so that another process
     /// with the same pid is not taken for it.
     pub pid_began: u64,
+    /// Host id of its root while it runs; `None`: it shares the host's user namespace.
+    pub base: Option<u32>,
     /// The boot that it ran in.
     pub boot: String,
     /// When it was started.
@@ -228,13 +231,17 @@ impl Folders {
             .hint("try again"))
     }
 
+    /// Where its writable layer is.
+    pub fn writable_layer(&self) -> PathBuf {
+        self.state.join("rw")
+    }
+
     /// Makes the folders of the writable layer.
-    pub fn make_writable_layer(&self) -> Result<PathBuf> {
-        let rw = self.state.join("rw");
+    pub fn make_writable_layer(&self) -> Result<()> {
+        let rw = self.writable_layer();
         make_folder(&rw, 0o711)?;
         make_folder(&rw.join("upper"), 0o755)?;
-        make_folder(&rw.join("work"), 0o700)?;
-        Ok(rw)
+        make_folder(&rw.join("work"), 0o700)
     }
 
     /// Reads `container.json`.
@@ -291,12 +298,18 @@ impl Status {
         }
     }
 
+    /// Whether it is said to have a process; [`process`](Status::process) looks.
+    pub fn runs(&self) -> bool {
+        matches!(self.state, State::Running)
+    }
+
     /// Of a container that was never started.
     pub fn created() -> Status {
         Status {
             state: State::Created,
             pid: 0,
             pid_began: 0,
+            base: None,
             boot: String::new(),
             started: tare_sys::time::NEVER.to_owned(),
             finished: tare_sys::time::NEVER.to_owned(),
@@ -308,7 +321,7 @@ impl Status {
 
     /// A pidfd of its process, if that very process is alive.
     pub fn process(&self) -> Option<OwnedFd> {
-        if self.state != State::Running || self.boot != tare_sys::process::boot_id() {
+        if !self.runs() || self.boot != tare_sys::process::boot_id() {
             return None;
         }
         let pid = rustix::process::Pid::from_raw(self.pid)?;

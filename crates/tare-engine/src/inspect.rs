@@ -86,7 +86,7 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
                 "Cgroup": word(&sharing.cgroup),
                 "Time": word(&sharing.time),
             },
-            "IdRange": record.base.map(|base| json!({ "First": base, "Size": crate::range::SIZE })),
+            "IdRange": status.base.map(|base| json!({ "First": base, "Size": crate::range::SIZE })),
             "Cgroup": record.cgroup,
         },
     }))

@@ -20,9 +20,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use tare_cgroup::{Cgroup, Hierarchies};
-use tare_runtime::rootfs::Rootfs;
-use tare_runtime::seccomp::Compiled;
+use tare_cgroup::Cgroup;
 use tare_runtime::{Launch, Running};
 use tare_sys::channel::Channel;
 use tare_sys::process::{self, Ended, Side};
@@ -31,8 +29,9 @@ use tare_sys::{Context, Error, Kind, Result};
 use crate::container::{Folders, Lock, Record, Roots, State, Status};
 use crate::events::Event;
 use crate::log::{Stream, Writer};
-use crate::policy::Plan;
+use crate::range::Range;
 use crate::removal;
+use crate::start::Prepared;
 use tare_sys::time::Moment;
 
 /// Bytes of output taken at once. Four of these are all the buffers that a monitor has.
@@ -46,14 +45,8 @@ pub struct Job {
     pub folders: Folders,
     /// What was asked for.
     pub record: Record,
-    /// What was decided.
-    pub plan: Plan,
-    /// Where `/` comes from.
-    pub rootfs: Rootfs,
-    /// The compiled filter.
-    pub filter: Option<Compiled>,
-    /// The cgroup hierarchies of this host.
-    pub hierarchies: Hierarchies,
+    /// What it needs to be launched.
+    pub prepared: Prepared,
     /// Being in charge of it, by holding this open.
     #[expect(dead_code, reason = "held, not read")]
     pub lock: Lock,
@@ -64,6 +57,8 @@ pub struct Job {
     pub kept_stdin: Option<OwnedFd>,
     /// Columns and rows of the caller's terminal.
     pub terminal_size: Option<(u16, u16)>,
+    /// Nobody has been told of it: a start that fails takes it away again.
+    pub fresh: bool,
     /// Send the output to the command as well.
     pub attached: bool,
 }
@@ -160,7 +155,15 @@ fn run(mut job: Job, channel: Channel) {
     let (running, cgroup, output) = match started {
         Ok(started) => started,
         Err(err) => {
-            removal::discard(&job.roots, &job.record);
+            if job.fresh {
+                removal::discard(&job.roots, &job.record);
+            } else {
+                crate::start::failed(&job.folders, &err);
+                removal::delete_run_folder(&job.folders);
+            }
+            if let Some(base) = job.prepared.base {
+                Range::based(&job.roots.run, base).release(&job.record.id);
+            }
             tell(&mut client, &Message::Failed(err), &[]);
             return;
         }
@@ -186,9 +189,13 @@ fn run(mut job: Job, channel: Channel) {
         let _ = cgroup.kill();
         let _ = cgroup.remove();
     }
-    removal::release_range(&job.roots, &job.record);
+    if let Some(base) = job.prepared.base {
+        Range::based(&job.roots.run, base).release(&job.record.id);
+    }
     if job.record.request.host_config.auto_remove {
         removal::delete_trash(&job.roots, &job.record.id);
+    } else {
+        removal::delete_run_folder(&job.folders);
     }
 }
 
@@ -212,11 +219,11 @@ fn open_null() -> Result<OwnedFd> {
 type Output = [Option<OwnedFd>; 2];
 
 fn start(job: &mut Job) -> Result<(Running, Cgroup, Output)> {
-    let linux = job.plan.spec.linux().as_ref();
+    let linux = job.prepared.plan.spec.linux().as_ref();
     let resources = linux
         .and_then(|linux| linux.resources().as_ref())
         .ok_or_else(|| Error::new(Kind::Corrupt, "the plan has no resources"))?;
-    let cgroup = Cgroup::create(&job.hierarchies, &job.record.cgroup, resources)?;
+    let cgroup = Cgroup::create(&job.prepared.hierarchies, &job.record.cgroup, resources)?;
     match launch_in(job, &cgroup) {
         Ok((running, output)) => Ok((running, cgroup, output)),
         Err(err) => {
@@ -228,7 +235,8 @@ fn start(job: &mut Job) -> Result<(Running, Cgroup, Output)> {
 }
 
 fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
-    let terminal = job.plan.spec.process().as_ref().is_some_and(|process| process.terminal() == Some(true));
+    let terminal =
+        job.prepared.plan.spec.process().as_ref().is_some_and(|process| process.terminal() == Some(true));
     let entrance = cgroup.entrance()?;
     let cgroup_mounts = cgroup.mounts();
     let (mut output, mut theirs) = ([None, None], Vec::new());
@@ -244,20 +252,20 @@ fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
             *ours = Some(reader);
             theirs.push(writer);
         }
-        give_pipes(&theirs, job.record.base)?;
+        give_pipes(&theirs, job.prepared.base)?;
     }
     let stdio = match theirs.as_slice() {
         [stdin, stdout, stderr] => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
         _ => None,
     };
     let running = tare_runtime::launch(&Launch {
-        spec: &job.plan.spec,
-        rootfs: &job.rootfs,
-        user: &job.plan.user,
+        spec: &job.prepared.plan.spec,
+        rootfs: &job.prepared.rootfs,
+        user: &job.prepared.plan.user,
         init: job.record.request.host_config.init,
         entrance: &entrance,
         cgroup_mounts: &cgroup_mounts,
-        filter: job.filter.as_ref(),
+        filter: job.prepared.filter.as_ref(),
         stdio,
         terminal_size: job.terminal_size,
         bundle: None,
@@ -270,6 +278,7 @@ fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
         state: State::Running,
         pid: running.child.pid.as_raw_nonzero().get(),
         pid_began: process::began(running.child.pid.as_raw_nonzero().get()).unwrap_or(0),
+        base: job.prepared.base,
         boot: process::boot_id(),
         started: Moment::now().to_string(),
         ..Status::created()

@@ -19,6 +19,7 @@ use oci_spec::runtime::{
     LinuxTimeOffsetBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder,
     RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
+use tare_image::ImageConfig;
 use tare_runtime::user::UserRequest;
 use tare_sys::{Error, Kind, Result};
 
@@ -47,13 +48,25 @@ pub struct ImageSays {
     pub working_dir: String,
 }
 
+impl ImageSays {
+    /// What a configuration says.
+    pub fn of(config: &ImageConfig) -> ImageSays {
+        let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+        ImageSays {
+            env: config.env.clone(),
+            entrypoint: list(&config.entrypoint),
+            cmd: list(&config.cmd),
+            user: config.user.clone(),
+            working_dir: config.working_dir.clone(),
+        }
+    }
+}
+
 /// What policy must know of this host and of what was prepared on it.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The container's id.
     pub id: String,
-    /// Host id of the container's root; `None`: it shares the host's user namespace.
-    pub base: Option<u32>,
     /// Namespaces of another container, by kind (`net`, `ipc`, `pid`, `user`): paths below /proc.
     pub joined: Vec<(&'static str, PathBuf)>,
     /// Controllers of this host that matter for defaults.
@@ -106,7 +119,18 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-/// Decides.
+impl Plan {
+    /// Gives the container the id range that begins at `base`.
+    pub fn map_ids(&mut self, base: u32) -> Result<()> {
+        if let Some(linux) = self.spec.linux_mut() {
+            linux.set_uid_mappings(Some(vec![id_mapping(base)?]));
+            linux.set_gid_mappings(Some(vec![id_mapping(base)?]));
+        }
+        Ok(())
+    }
+}
+
+/// Decides, all but the ids: those are [mapped](Plan::map_ids) when a range has been claimed.
 pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result<Plan> {
     let (config, host) = (&request.config, &request.host_config);
     let sharing = sharing(host)?;
@@ -130,10 +154,6 @@ pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result
     linux.set_masked_paths(Some(secure.masked(&facts.thermal)));
     linux.set_readonly_paths(Some(secure.read_only()));
     linux.set_seccomp(profile);
-    if let Some(base) = facts.base {
-        linux.set_uid_mappings(Some(vec![id_mapping(base)?]));
-        linux.set_gid_mappings(Some(vec![id_mapping(base)?]));
-    }
     if !host.sysctls.is_empty() {
         linux.set_sysctl(Some(host.sysctls.clone().into_iter().collect()));
     }

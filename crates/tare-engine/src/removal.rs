@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tare_cgroup::{Cgroup, Hierarchies};
 
-use crate::container::{Record, Roots, make_folder, read_json};
+use crate::container::{Folders, Record, Roots, State, Status, make_folder, read_json};
 use crate::events::Event;
 use crate::range::Range;
 
@@ -42,7 +42,11 @@ pub fn empty(roots: &Roots, id: &str) {
     match read_json::<Record>(&folder.join("container.json")) {
         Ok(Some(record)) => {
             remove_cgroup(&record);
-            release_range(roots, &record);
+            match read_json::<Status>(&folder.join("status.json")) {
+                Ok(Some(status)) if status.state != State::Created => release_range(roots, id, &status),
+                // Killed on the way to its first start, when it may have had a range already.
+                _ => release_claims(roots, id),
+            }
         }
         // Killed before it was written down, but perhaps not before it had claimed something.
         _ => release_claims(roots, id),
@@ -53,7 +57,12 @@ pub fn empty(roots: &Roots, id: &str) {
 /// Deletes what is left of a container in the trash that owns nothing any more.
 pub fn delete_trash(roots: &Roots, id: &str) {
     delete(&roots.state.join("trash").join(id), &LEAST);
-    delete(&roots.folders(id).run, &["hosts", "hostname", "resolv.conf"]);
+    delete_run_folder(&roots.folders(id));
+}
+
+/// Deletes the run folder of a container that does not run. The caller is in charge of it.
+pub fn delete_run_folder(folders: &Folders) {
+    delete(&folders.run, &["hosts", "hostname", "resolv.conf"]);
 }
 
 /// What a container that wrote nothing has in its folder, children before parents. Most short-lived ones are
@@ -110,8 +119,8 @@ pub fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Gives its id range back.
-pub fn release_range(roots: &Roots, record: &Record) {
-    if let Some(base) = record.base {
-        Range::based(&roots.run, base).release(&record.id);
+pub fn release_range(roots: &Roots, id: &str, status: &Status) {
+    if let Some(base) = status.base {
+        Range::based(&roots.run, base).release(id);
     }
 }

@@ -6,18 +6,20 @@
 //! | found | done |
 //! |---|---|
 //! | in the trash | removed to the end |
-//! | never started | removed: nobody was told of it |
+//! | half made: no `status.json` | removed: nobody was told of it |
 //! | running, and its process is alive | left alone: a dead monitor does not stop a container |
 //! | running, and its process is gone | recorded as ended with an unknown exit code, its kernel objects undone; removed if it was to be |
-//! | ended | its kernel objects undone, if any are left |
+//! | created or ended, with a run folder | killed on the way to a start or from an end: what the start made is undone |
+//! | an id range held by one that does not run | given back |
 
 use std::fs;
 use std::time::{Duration, SystemTime};
 
 use tare_sys::{Kind, Result};
 
-use crate::container::{Roots, State, Status};
+use crate::container::{Folders, Record, Roots, State, Status};
 use crate::events;
+use crate::range::Range;
 use crate::removal::{self, names};
 use tare_sys::time::Moment;
 
@@ -29,11 +31,7 @@ pub fn sweep(roots: &Roots) -> Result<()> {
         }
     }
     events::rotate(roots);
-    // A range whose claimant was killed before it wrote its name there; one that is held is not empty.
-    let ranges = roots.run.join("ranges");
-    for range in names(&ranges) {
-        let _ = fs::remove_dir(ranges.join(range));
-    }
+    sweep_ranges(roots);
     // A run folder without its container: killed between the two, or by a reboot that kept /run.
     for id in names(&roots.run.join("containers")) {
         let folders = roots.folders(&id);
@@ -42,7 +40,7 @@ pub fn sweep(roots: &Roots) -> Result<()> {
             && let Ok(Some(_lock)) = folders.lock()
             && !folders.state.exists()
         {
-            let _ = fs::remove_dir_all(&folders.run);
+            removal::delete_run_folder(&folders);
         }
     }
     Ok(())
@@ -65,17 +63,23 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
     let folders = roots.folders(id);
     let _lock = match folders.lock() {
         Ok(Some(lock)) => lock,
-        // After a reboot the run folder is gone; or the container has just been removed.
-        Err(err) if err.kind() == Kind::NotFound => match folders.lock_or_make() {
-            Ok(lock) => lock,
-            Err(_) => return,
-        },
         // Somebody is in charge, or it cannot be told: leave it.
-        Ok(None) | Err(_) => return,
+        Ok(None) => return,
+        // One that does not run needs no run folder; one that is said to run has lost it to a reboot.
+        Err(err) if err.kind() == Kind::NotFound => {
+            let rests = |status: Status| !status.runs();
+            if !in_trash && folders.status().is_ok_and(|status| status.is_some_and(rests)) {
+                return;
+            }
+            match folders.lock_or_make() {
+                Ok(lock) => lock,
+                Err(_) => return,
+            }
+        }
+        Err(_) => return,
     };
     if !in_trash && !folders.state.exists() {
-        let _ = fs::remove_dir_all(&folders.run);
-        return;
+        return removal::delete_run_folder(&folders);
     }
     if in_trash {
         return removal::empty(roots, id);
@@ -92,7 +96,7 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
     let Ok(status) = folders.status() else { return };
     match status {
         None => removal::discard(roots, &record),
-        Some(status) if status.state == State::Running => {
+        Some(status) if status.runs() => {
             if status.process().is_some() {
                 return;
             }
@@ -110,10 +114,38 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
             if folders.write_status(&ended).is_ok() {
                 // As in inspect: nobody saw it.
                 events::emit(roots, &events::Event::container(&record, "die").with("exitCode", 255));
-                removal::remove_cgroup(&record);
-                removal::release_range(roots, &record);
+                put_away(&record, &folders);
             }
         }
-        Some(_) => removal::release_range(roots, &record),
+        Some(_) => put_away(&record, &folders),
+    }
+}
+
+/// Undoes what a start has made, of a container that does not run.
+fn put_away(record: &Record, folders: &Folders) {
+    removal::remove_cgroup(record);
+    removal::delete_run_folder(folders);
+}
+
+/// Lets go of ranges whose holders do not run.
+fn sweep_ranges(roots: &Roots) {
+    let ranges = roots.run.join("ranges");
+    for range in names(&ranges) {
+        for id in names(&ranges.join(&range)) {
+            let folders = roots.folders(&id);
+            let _lock = match folders.lock() {
+                Ok(None) => continue,
+                Ok(Some(lock)) => Some(lock),
+                Err(err) if err.kind() == Kind::NotFound => None,
+                Err(_) => continue,
+            };
+            let runs =
+                folders.status().is_ok_and(|status| status.is_some_and(|status| status.process().is_some()));
+            if let (false, Ok(number)) = (runs, range.parse()) {
+                Range::numbered(&roots.run, number).release(&id);
+            }
+        }
+        // One whose claimant was killed before it wrote its name there; one that is held is not empty.
+        let _ = fs::remove_dir(ranges.join(range));
     }
 }

@@ -103,11 +103,13 @@ pub trait Typed {
 
 impl Typed for ArgMatches {
     fn last(&self, long: &str) -> Option<&str> {
-        self.get_one::<String>(long).map(String::as_str)
+        // A flag that this command does not have was not given.
+        self.try_get_one::<String>(long).ok().flatten().map(String::as_str)
     }
 
     fn all(&self, long: &str) -> Vec<&str> {
-        self.get_many::<String>(long).into_iter().flatten().map(String::as_str).collect()
+        let all = self.try_get_many::<String>(long).ok().flatten();
+        all.into_iter().flatten().map(String::as_str).collect()
     }
 }
 

@@ -24,6 +24,7 @@ mod ps;
 mod pull;
 mod registry;
 mod run;
+mod start;
 mod table;
 mod template;
 mod terminal;

@@ -1,4 +1,5 @@
-//! `tare run`: make a container, start it, and stand between it and the terminal until it ends.
+//! `tare run`: make a container, start it, and stand between it and the terminal until it ends; and `tare create`, which
+//! does the first of these.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -24,13 +25,24 @@ pub static RUN: Verb = Verb {
     least: |given| usize::from(given.text("rootfs").is_none()),
     most: usize::MAX,
     words_end_options: true,
-    flags: &flags::FLAGS,
+    flags: flags::FLAGS,
     act: run,
     failed: 125,
 };
 
+pub static CREATE: Verb = Verb {
+    about: "Create a new container",
+    operands: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    least: |given| usize::from(given.text("rootfs").is_none()),
+    most: usize::MAX,
+    words_end_options: true,
+    flags: &flags::CREATE,
+    act: create,
+    failed: 1,
+};
+
 /// Creates the container, and pulls its image if `--pull` says so.
-fn create(engine: &Engine, request: CreateRequest, given: &Given) -> Result<Created> {
+fn make(engine: &Engine, request: CreateRequest, given: &Given) -> Result<Created> {
     let image = request.config.image.clone();
     let fetch = || {
         let tell = |line: &str| terminal::complain(line);
@@ -61,18 +73,26 @@ fn create(engine: &Engine, request: CreateRequest, given: &Given) -> Result<Crea
     }
 }
 
+fn create(engine: &Engine, given: &Given) -> Result<u8> {
+    let mut id_file = given.text("cidfile").filter(|path| !path.is_empty()).map(IdFile::claim).transpose()?;
+    let created = make(engine, request::request(given)?, given)?;
+    created.warnings.iter().for_each(|warning| failure::warn(warning));
+    let id = created.id.clone();
+    id_file.as_mut().map_or(Ok(()), |file| file.write(&id))?;
+    created.keep()?;
+    id_file.into_iter().for_each(IdFile::keep);
+    terminal::say(&format!("{id}\n"))?;
+    Ok(0)
+}
+
 fn run(engine: &Engine, given: &Given) -> Result<u8> {
     let request = request::request(given)?;
     let config = &request.config;
     // A terminal's signals come as characters: Ctrl-C reaches the process through its own terminal.
     let sig_proxy = given.maybe("sig-proxy")?.unwrap_or(true) && !config.tty;
-    let attach = Attach {
-        stdin: config.attach_stdin,
-        stdout: config.attach_stdout,
-        stderr: config.attach_stderr,
-        tty: config.tty,
-    };
-    if attach.tty && attach.stdin && !io::stdin().is_terminal() {
+    let attach =
+        Attach { stdin: config.attach_stdin, stdout: config.attach_stdout, stderr: config.attach_stderr };
+    if config.tty && attach.stdin && !io::stdin().is_terminal() {
         return Err(Error::new(Kind::Usage, "the input device is not a TTY")
             .hint("leave out -t (--tty) when stdin is a file or a pipe"));
     }
@@ -80,7 +100,7 @@ fn run(engine: &Engine, given: &Given) -> Result<u8> {
     let silent = !attach.stdout && !attach.stderr;
     let mut id_file = given.text("cidfile").filter(|path| !path.is_empty()).map(IdFile::claim).transpose()?;
 
-    let created = create(engine, request, given)?;
+    let created = make(engine, request, given)?;
     created.warnings.iter().for_each(|warning| failure::warn(warning));
     let id = created.id.clone();
     if let Some(Err(error)) = id_file.as_mut().map(|file| file.write(&id)) {
@@ -106,7 +126,7 @@ fn run(engine: &Engine, given: &Given) -> Result<u8> {
 }
 
 /// Says why, where the exit code alone would leave a person guessing.
-fn explain(exit: &Exit) {
+pub fn explain(exit: &Exit) {
     if !exit.oom_killed || exit.code != KILLED {
         return;
     }

@@ -14,7 +14,7 @@ use tare_sys::{Context, Error, Kind, Result};
 use crate::events;
 use crate::failure;
 use crate::flag::{self, Flag, Given};
-use crate::{carry, containers, help, images, import, info, login, ps, pull, registry, run, terminal};
+use crate::{carry, containers, help, images, import, info, login, ps, pull, registry, run, start, terminal};
 
 /// One thing that can be done.
 pub struct Verb {
@@ -71,6 +71,7 @@ pub static COMMON: &[Place] = &[
 
 /// The other verbs at the top.
 pub static OTHERS: &[Place] = &[
+    place("create", &run::CREATE),
     place("events", &events::EVENTS),
     place("help", &help::HELP),
     place("history", &images::HISTORY),
@@ -85,6 +86,7 @@ pub static OTHERS: &[Place] = &[
     place("rmi", &images::REMOVE),
     place("save", &carry::SAVE),
     place("search", &registry::SEARCH),
+    place("start", &start::START),
     place("stop", &containers::STOP),
     place("tag", &carry::TAG),
 ];
@@ -96,12 +98,14 @@ const CONTAINER: Group = Group {
     name: "container",
     about: "Manage containers",
     places: &[
+        place("create", &run::CREATE),
         place("inspect", &containers::INSPECT),
         place("kill", &containers::KILL),
         place("logs", &containers::LOGS),
         Place { name: "ls", also: &["list", "ps"], verb: &ps::PS },
         Place { name: "rm", also: &["remove"], verb: &containers::REMOVE },
         place("run", &run::RUN),
+        place("start", &start::START),
         place("stop", &containers::STOP),
     ],
 };

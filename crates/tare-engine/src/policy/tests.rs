@@ -18,7 +18,6 @@ fn request(host: HostConfig) -> CreateRequest {
 fn facts() -> Facts {
     Facts {
         id: "0123456789abcdef".into(),
-        base: Some(0x7000_0000),
         has_pids: true,
         has_swap: true,
         cpus: 2,
@@ -28,7 +27,9 @@ fn facts() -> Facts {
 }
 
 fn decide(host: HostConfig) -> Spec {
-    plan(&request(host), &ImageSays::default(), &facts()).unwrap().spec
+    let mut plan = plan(&request(host), &ImageSays::default(), &facts()).unwrap();
+    plan.map_ids(0x7000_0000).unwrap();
+    plan.spec
 }
 
 fn refuse(host: HostConfig) -> Error {

@@ -1,8 +1,8 @@
-//! The options of `tare run`, in the order of the help.
+//! The options of `tare run` and `tare create`, in the order of the help.
 
 use crate::flag::Flag;
 
-pub static FLAGS: [Flag; 67] = [
+pub const FLAGS: &[Flag] = &[
     Flag::many("add-host", "db:10.0.0.5", "Add a line to /etc/hosts (host:ip)"),
     Flag::many("attach", "stdout", "Attach to stdin, stdout or stderr").short('a'),
     Flag::one("blkio-weight", "uint16", "500", "Share of the disk against others, 10 to 1000 (0 for none)"),
@@ -18,6 +18,7 @@ pub static FLAGS: [Flag; 67] = [
     Flag::one("cpuset-cpus", "string", "0-3", "CPUs to run on (0-3, 0,1)"),
     Flag::one("cpuset-mems", "string", "0,1", "Memory nodes to use (0-3, 0,1)"),
     Flag::switch("detach", "Run in the background and print the container's ID").short('d'),
+    Flag::one("detach-keys", "string", "ctrl-a,d", "Keys that leave the container (usually ctrl-p,ctrl-q)"),
     Flag::many("device", "/dev/fuse", "Add a host device (/dev/x[:/dev/y][:rwm])"),
     Flag::many("device-cgroup-rule", "'c 42:* rmw'", "Add a rule to the list of devices that may be used"),
     Flag::many("device-read-bps", "/dev/sda:1mb", "Limit reading from a device, in bytes per second"),
@@ -92,3 +93,39 @@ pub static FLAGS: [Flag; 67] = [
         .short('v'),
     Flag::one("workdir", "string", "/app", "Folder to start in").short('w'),
 ];
+
+/// Those that say how a caller stands to what runs: `create` runs nothing.
+const ONLY_RUN: [&str; 3] = ["detach", "detach-keys", "sig-proxy"];
+
+/// The options of `tare create`.
+pub const CREATE: [Flag; FLAGS.len() - ONLY_RUN.len()] = {
+    let mut list = [FLAGS[0]; FLAGS.len() - ONLY_RUN.len()];
+    let (mut from, mut to) = (0, 0);
+    while from < FLAGS.len() {
+        if !is_only_run(FLAGS[from].long.as_bytes()) {
+            list[to] = FLAGS[from];
+            to += 1;
+        }
+        from += 1;
+    }
+    list
+};
+
+const fn is_only_run(name: &[u8]) -> bool {
+    let mut at = 0;
+    while at < ONLY_RUN.len() {
+        if same(ONLY_RUN[at].as_bytes(), name) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+const fn same(one: &[u8], other: &[u8]) -> bool {
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}

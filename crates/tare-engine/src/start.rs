@@ -1,0 +1,315 @@
+//! `start`: everything between a container on disk and its running process.
+//!
+//! ```text
+//! run:    Created ──────────────────────────────▶ prepare ──▶ Job ──▶ monitor::spawn
+//! start:  folders ──▶ lock, record, facts, plan ──▶ prepare ──▶ Job ──▶ monitor::spawn
+//! monitor, restarting: folders ──▶ record, facts, plan ──▶ prepare ──▶ Job
+//! ```
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use tare_cgroup::Hierarchies;
+use tare_runtime::rootfs::Rootfs;
+use tare_runtime::seccomp;
+use tare_sys::{Context, Error, Kind, Result};
+
+use crate::attach::{Attachment, Sink};
+use crate::container::{Folders, Lock, Record, State, Status};
+use crate::create::Created;
+use crate::engine::{Engine, need_root, not_running};
+use crate::monitor::{self, Job, Message};
+use crate::policy::{self, ImageSays, Plan, Share};
+use crate::range::Range;
+use crate::{facts, files, host_image, removal};
+
+/// What of the container the caller wants to have.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attach {
+    /// Pass our stdin on.
+    pub stdin: bool,
+    /// Show its stdout.
+    pub stdout: bool,
+    /// Show its stderr.
+    pub stderr: bool,
+}
+
+/// A container that was started.
+pub enum Started {
+    /// On its own; with what the caller should know.
+    Detached(Vec<String>),
+    /// With the caller attached.
+    Attached(Attachment),
+}
+
+/// What a container needs to be launched, beside what is in its record.
+pub struct Prepared {
+    /// What was decided.
+    pub plan: Plan,
+    /// Where `/` comes from.
+    pub rootfs: Rootfs,
+    /// The compiled filter.
+    pub filter: Option<seccomp::Compiled>,
+    /// The cgroup hierarchies of this host.
+    pub hierarchies: Hierarchies,
+    /// Host id of its root; `None`: it shares the host's user namespace.
+    pub base: Option<u32>,
+}
+
+impl Engine {
+    /// Starts a container that was just made. On failure nothing of it is left.
+    pub fn start(&self, created: Created, attach: Attach) -> Result<Started> {
+        let Created { record, plan, hierarchies, folders, lock, shared, .. } = created;
+        let prepared = match self.prepare(&record, &folders, plan, shared, hierarchies) {
+            Ok(prepared) => prepared,
+            Err(err) => {
+                removal::discard(&self.roots, &record);
+                return Err(err);
+            }
+        };
+        self.launch(record, folders, lock, prepared, attach, true)
+    }
+
+    /// Starts a container that was made before, or has ended. One that runs is no error: `None`.
+    pub fn start_again(&self, container: &str, attach: Attach) -> Result<Option<Started>> {
+        need_root()?;
+        let folders = self.find(container)?;
+        let what = || format!("start {container}");
+        let status = folders.status()?.unwrap_or_else(Status::created);
+        if status.process().is_some() {
+            return Ok(None);
+        }
+        // A monitor that is just cleaning up gets the time for it.
+        self.wait_until_settled(&folders)?;
+        let lock = folders.lock_or_make().doing(what)?;
+        let record = folders.record()?;
+        let prepared = self.decide(&record, &folders).and_then(|(plan, shared, hierarchies)| {
+            self.prepare(&record, &folders, plan, shared, hierarchies)
+        });
+        match prepared {
+            Ok(prepared) => self.launch(record, folders, lock, prepared, attach, false).map(Some),
+            Err(err) => {
+                failed(&folders, &err);
+                removal::delete_run_folder(&folders);
+                Err(err)
+            }
+        }
+    }
+
+    /// Decides anew, from what was asked for and what the host is like now.
+    pub(crate) fn decide(
+        &self,
+        record: &Record,
+        folders: &Folders,
+    ) -> Result<(Plan, Option<u32>, Hierarchies)> {
+        let sharing = policy::sharing(&record.request.host_config)?;
+        let hierarchies = Hierarchies::discover()?;
+        let mut facts = facts::gather(&record.request, &hierarchies)?;
+        facts.id.clone_from(&record.id);
+        facts.files.clone_from(&folders.run);
+        let shared = self.find_shared(&sharing, &mut facts)?;
+        if matches!(sharing.user, Share::Host) {
+            tare_runtime::exe::make_read_only()?;
+        }
+        let plan = policy::plan(&record.request, &ImageSays::of(&record.image), &facts)?;
+        Ok((plan, shared, hierarchies))
+    }
+
+    /// Claims and writes what a running container needs. On failure what it claimed is given back.
+    pub(crate) fn prepare(
+        &self,
+        record: &Record,
+        folders: &Folders,
+        mut plan: Plan,
+        shared: Option<u32>,
+        hierarchies: Hierarchies,
+    ) -> Result<Prepared> {
+        let sharing = policy::sharing(&record.request.host_config)?;
+        let range = match (&sharing.user, shared) {
+            (Share::Private, _) => Some(Range::claim(&self.roots.run, &record.id, seed(&record.id))?),
+            (Share::Container(_), Some(base)) => Some(Range::join(&self.roots.run, base, &record.id)?),
+            _ => None,
+        };
+        let base = range.as_ref().map(|range| range.base);
+        let rest = || {
+            if let Some(base) = base {
+                plan.map_ids(base)?;
+            }
+            let profile = plan.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+            let filter = profile.map(seccomp::compile).transpose();
+            let filter = filter.map_err(|err| err.context("compile the seccomp profile"))?;
+            let rootfs = self.rootfs(record, folders)?;
+            write_files(record, folders, base)?;
+            Ok(Prepared { plan, rootfs, filter, hierarchies, base })
+        };
+        let prepared = rest();
+        if let (Err(_), Some(range)) = (&prepared, range) {
+            range.release(&record.id);
+        }
+        prepared
+    }
+
+    fn launch(
+        &self,
+        record: Record,
+        folders: Folders,
+        lock: Lock,
+        prepared: Prepared,
+        attach: Attach,
+        fresh: bool,
+    ) -> Result<Started> {
+        let attached = attach.stdin || attach.stdout || attach.stderr;
+        let tty = record.request.config.tty;
+        let (mut stdin_reader, mut stdin_writer) = (None, None);
+        if record.request.config.open_stdin && !tty {
+            let (reader, writer) =
+                rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "pipe2(O_CLOEXEC)")?;
+            (stdin_reader, stdin_writer) = (Some(reader), Some(writer));
+        }
+        // A detached container with -i keeps its stdin open, so that somebody can attach to it later.
+        let kept_stdin = if attach.stdin { None } else { stdin_writer.take() };
+        let terminal_size = tty.then(|| tare_sys::tty::size(rustix::stdio::stdin())).flatten();
+        let job = Job {
+            roots: self.roots.clone(),
+            folders,
+            record,
+            prepared,
+            lock,
+            fresh,
+            stdin: stdin_reader,
+            kept_stdin,
+            terminal_size,
+            attached,
+        };
+        let stdin = rustix::stdio::stdin();
+        let raw = if attached && tty && attach.stdin && rustix::termios::isatty(stdin) {
+            Some(tare_sys::tty::RawMode::enter(stdin)?)
+        } else {
+            None
+        };
+        let (channel, stdin_writer) = monitor::spawn(job, stdin_writer)?;
+        let (message, mut files) = Message::receive(&channel, &mut Message::buffer())?.ok_or_else(|| {
+            Error::new(Kind::Kernel, "start the container: its monitor was killed on the way")
+                .hint("try again; what was left half done has been, or will be, cleaned up")
+        })?;
+        let warnings = match message {
+            Message::Started(warnings) => warnings,
+            Message::Failed(err) => return Err(err),
+            other => {
+                return Err(Error::new(Kind::Corrupt, format!("start the container: unexpected {other:?}")));
+            }
+        };
+        if !attached {
+            return Ok(Started::Detached(warnings));
+        }
+        let terminal = if files.len() > 1 { files.pop() } else { None };
+        let pidfd = files.pop().ok_or_else(|| Error::new(Kind::Corrupt, "start the container: no pidfd"))?;
+        let stdin = match (stdin_writer, &terminal) {
+            (Some(pipe), _) => Sink::Pipe(pipe),
+            (None, Some(_)) if attach.stdin => Sink::Terminal,
+            _ => Sink::None,
+        };
+        Ok(Started::Attached(Attachment {
+            channel,
+            pidfd,
+            stdin,
+            terminal,
+            show: [attach.stdout, attach.stderr],
+            warnings,
+            raw,
+        }))
+    }
+
+    /// Finds the other container whose namespaces are shared: writes their paths into the facts, and answers
+    /// the base of its id range.
+    pub(crate) fn find_shared(
+        &self,
+        sharing: &policy::Sharing,
+        facts: &mut policy::Facts,
+    ) -> Result<Option<u32>> {
+        let Share::Container(other) = &sharing.user else { return Ok(None) };
+        let what = || format!("share namespaces with the container {other}");
+        let folders = self.find(other).doing(what)?;
+        let status = folders.status()?.unwrap_or_else(Status::created);
+        if status.process().is_none() {
+            return Err(not_running(other).context(what()));
+        }
+        let namespace = |name: &str| PathBuf::from(format!("/proc/{}/ns/{name}", status.pid));
+        for (share, name) in [(&sharing.network, "net"), (&sharing.ipc, "ipc"), (&sharing.pid, "pid")] {
+            if matches!(share, Share::Container(_)) {
+                facts.joined.push((name, namespace(name)));
+            }
+        }
+        if status.base.is_some() {
+            facts.joined.push(("user", namespace("user")));
+        }
+        Ok(status.base)
+    }
+
+    fn rootfs(&self, record: &Record, folders: &Folders) -> Result<Rootfs> {
+        let host = &record.request.host_config;
+        if !host.rootfs.is_empty() {
+            return Ok(Rootfs::Directory(PathBuf::from(&host.rootfs)));
+        }
+        if record.image_id.is_empty() {
+            return Ok(Rootfs::Host { veil: host_image::veil(Path::new("/"))? });
+        }
+        let images = self.images()?;
+        Ok(Rootfs::Layers {
+            lower: std::iter::once(images.mount_points())
+                .chain(record.layers.iter().map(|layer| images.layer_path(layer)))
+                .collect(),
+            upper: folders.writable_layer(),
+            volatile: host.auto_remove,
+        })
+    }
+}
+
+/// Writes down that a container could not be started, and why.
+pub(crate) fn failed(folders: &Folders, err: &Error) {
+    let status = folders.status().ok().flatten().unwrap_or_else(Status::created);
+    let code = match err.kind() {
+        Kind::CommandNotFound => 127,
+        Kind::CommandNotExecutable => 126,
+        _ => 128,
+    };
+    let state = if status.state == State::Created { State::Created } else { State::Exited };
+    let status =
+        Status { state, pid: 0, base: None, exit_code: Some(code), error: err.to_string(), ..status };
+    // A full disk loses the reason; the caller is told it in any case.
+    let _ = folders.write_status(&status);
+}
+
+/// Where the search for a free id range begins: ids are random.
+fn seed(id: &str) -> u32 {
+    id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default()
+}
+
+fn write_files(record: &Record, folders: &Folders, base: Option<u32>) -> Result<()> {
+    let request = &record.request;
+    let hostname = policy::hostname(request, &record.id);
+    let host_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let config = &request.config;
+    for (name, text) in [
+        ("hosts", files::hosts(&hostname, &config.domainname, &request.host_config.extra_hosts)),
+        ("hostname", format!("{hostname}\n")),
+        ("resolv.conf", files::resolv_conf(&host_resolv, &request.host_config)),
+    ] {
+        let path = folders.run.join(name);
+        write_owned(&path, &text, base).map_err(crate::container::explain_full)?;
+    }
+    Ok(())
+}
+
+/// A file that the container's root owns.
+fn write_owned(path: &Path, text: &str, base: Option<u32>) -> Result<()> {
+    use rustix::fs::{Gid, Mode, OFlags, Uid};
+    let what = || format!("write {}", path.display());
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).doing(what)?;
+    let id = base.unwrap_or(0);
+    rustix::fs::fchown(&file, Some(Uid::from_raw(id)), Some(Gid::from_raw(id))).doing(what)?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644)).doing(what)?;
+    fs::File::from(file).write_all(text.as_bytes()).doing(what)
+}
