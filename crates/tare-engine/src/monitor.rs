@@ -268,6 +268,7 @@ fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
         filter: job.prepared.filter.as_ref(),
         stdio,
         terminal_size: job.terminal_size,
+        network: None,
         bundle: None,
     })?;
     if let Some(terminal) = &running.terminal {

@@ -4,24 +4,31 @@
 //! it knows of a container is its id, the names it goes by, and its network namespace.
 //!
 //! ```text
-//! network create ─▶ network: <state>/networks/<name>/network.json
-//! create ─▶ endpoint: an address (an exclusive link), names   ─▶ <run>/networks/<id>/…
-//!        └▶ port: a reservation for each published port       ─▶ <run>/ports/…
-//! start  ─▶ link: bridge, veth, addresses, routes             ─▶ rtnetlink
-//!        └▶ firewall: table `tare`, elements of its maps      ─▶ nf_tables, one transaction
+//! network create ─▶ network, pool: <state>/networks/<name>/network.json
+//! start   ─▶ endpoint: an address (an exclusive link), names      ─▶ <run>/networks/<id>/…
+//!          ▶ port: a bound socket for each published port
+//!          ▶ attach ─▶ link: bridge, veth, addresses, routes       ─▶ rtnetlink
+//!                  └─▶ firewall: elements of the table `tare`      ─▶ nf_tables, one transaction
 //! monitor ─▶ names: the server at 127.0.0.11; rate: tc
-//! sweep  ─▶ list, compare, undo
+//! end     ─▶ detach; the links go with the network namespace
+//! sweep   ─▶ list, compare, undo
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod attach;
 pub mod endpoint;
+pub mod firewall;
 pub mod folders;
+pub mod link;
 pub mod names;
 pub mod network;
+mod pool;
+pub mod port;
 pub mod rate;
 pub mod subnet;
 
+pub use attach::Connection;
 pub use endpoint::Endpoint;
 pub use folders::Folders;
-pub use network::Network;
+pub use network::{Network, Networks};
 pub use subnet::Subnet;

@@ -9,7 +9,8 @@
 //! "mapped" ──────────────────────────────────▶ become root inside; cgroup namespace, host name, loopback
 //! build root, /dev, binds (idmapped)           build proc, sysfs, tmpfs, devpts … (at the same time)
 //! their fds ─────────────────────────────────▶ attach all
-//!           ◀───────────────────────────────── "attached" (where there are hooks)
+//! the caller's network                        (at the same time)
+//!           ◀───────────────────────────────── "attached" (where there are hooks or a network)
 //! prestart, createRuntime hooks
 //! "go" ──────────────────────────────────────▶ createContainer hooks, terminal, masks, pivot
 //!           ◀───────────────────────────────── the terminal's fd
@@ -73,9 +74,15 @@ pub struct Launch<'a> {
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
     /// Columns and rows of a terminal.
     pub terminal_size: Option<(u16, u16)>,
+    /// Gives the container's new network namespace its links, in the host's view, while the child builds what
+    /// it stands on.
+    pub network: Option<&'a Network<'a>>,
     /// What only an OCI bundle has.
     pub bundle: Option<&'a Bundle<'a>>,
 }
+
+/// What gives a network namespace its links.
+pub type Network<'a> = dyn Fn(BorrowedFd<'_>) -> Result<()> + 'a;
 
 /// What a launch needs to know of an OCI bundle.
 pub struct Bundle<'a> {
@@ -172,6 +179,10 @@ fn attend(
             let files: Vec<BorrowedFd<'_>> = built.mounts.iter().map(AsFd::as_fd).collect();
             let message = ToChild::Mounts { without_nodes: built.without_nodes };
             message::send(channel, &message, &files).map_err(first)?;
+        }
+        if let Some(network) = launch.network {
+            let netns = outside::namespace_of(&child, "net")?;
+            network(netns.as_fd()).map_err(first)?;
         }
         loop {
             match message::receive(channel)? {

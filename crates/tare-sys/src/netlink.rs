@@ -1,4 +1,5 @@
-//! rtnetlink(7): asking the kernel about network links and addresses, and changing them.
+//! netlink(7): asking the kernel about network links and addresses, and changing them (rtnetlink(7)); and its
+//! firewall, by transactions (nf_tables).
 //!
 //! Only the envelope: messages, attributes, answers and their errors. What they mean is the caller's to know.
 
@@ -14,22 +15,32 @@ use crate::process::check;
 pub mod kind {
     /// Make or change a link.
     pub const NEWLINK: u16 = 16;
+    /// Remove a link.
+    pub const DELLINK: u16 = 17;
     /// Ask for a link.
     pub const GETLINK: u16 = 18;
     /// Add an address.
     pub const NEWADDR: u16 = 20;
     /// Ask for addresses.
     pub const GETADDR: u16 = 22;
+    /// Add a route.
+    pub const NEWROUTE: u16 = 24;
+    /// Ask for routes.
+    pub const GETROUTE: u16 = 26;
 }
 
 /// What is asked of a message (linux/netlink.h).
 pub mod flag {
     /// All of them, not one.
     pub const DUMP: u16 = 0x300;
+    /// Take the place of what is there.
+    pub const REPLACE: u16 = 0x100;
     /// Must not be there yet.
     pub const EXCL: u16 = 0x200;
     /// Make it.
     pub const CREATE: u16 = 0x400;
+    /// Add it at the end.
+    pub const APPEND: u16 = 0x800;
 }
 
 const REQUEST: u16 = 0x1;
@@ -43,6 +54,9 @@ const DONE: u16 = 3;
 const HEADER: usize = 16;
 /// The kernel never sends more in one datagram (net/netlink/af_netlink.c: 32 KiB).
 const BUFFER: usize = 64 * 1024;
+
+/// What fits into a socket's buffer without asking for more.
+const SMALL: usize = 64 * 1024;
 
 /// Rounds up to the four bytes that everything in netlink starts at.
 fn align(length: usize) -> usize {
@@ -83,6 +97,19 @@ impl Body {
     pub fn string(self, kind: u16, value: &str) -> Result<Body> {
         self.attribute(kind, &[value.as_bytes(), b"\0"].concat())
     }
+}
+
+/// One of several requests that go out together.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Kind of message.
+    pub kind: u16,
+    /// What is asked of it; see [`flag`].
+    pub flags: u16,
+    /// The rest.
+    pub body: Body,
+    /// Names it in errors.
+    pub what: String,
 }
 
 /// One message of an answer: the header of its kind, and attributes.
@@ -132,9 +159,18 @@ impl Netlink {
     /// Opens it in the calling thread's network namespace.
     pub fn open() -> Result<Netlink> {
         // Protocol 0 is NETLINK_ROUTE.
+        Netlink::open_protocol(None, "NETLINK_ROUTE")
+    }
+
+    /// Opens one to the firewall, in the calling thread's network namespace.
+    pub fn open_firewall() -> Result<Netlink> {
+        Netlink::open_protocol(Some(rustix::net::netlink::NETFILTER), "NETLINK_NETFILTER")
+    }
+
+    fn open_protocol(protocol: Option<rustix::net::Protocol>, name: &str) -> Result<Netlink> {
         let socket =
-            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-                .doing(|| "socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)")?;
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
+                .doing(|| format!("socket(AF_NETLINK, SOCK_RAW, {name})"))?;
         // The kernel then says in words what it did not like.
         const NETLINK_EXT_ACK: libc::c_int = 11;
         let on: libc::c_int = 1;
@@ -163,16 +199,116 @@ impl Netlink {
         Err(Error::new(Kind::Conflict, format!("{what}: it kept changing while it was read")))
     }
 
-    fn try_ask(&mut self, kind: u16, flags: u16, body: &Body, what: &str) -> Result<Option<Vec<Answer>>> {
+    /// Sends several requests at once; the first refusal is the error. Those before it, and those of another kind
+    /// after it, may have been granted: the kernel takes them one by one.
+    pub fn ask_all(&mut self, requests: &[Request]) -> Result<()> {
+        let first = self.sequence + 1;
+        let mut message = Vec::new();
+        for request in requests {
+            self.append(&mut message, request.kind, request.flags | REQUEST | ACK, &request.body);
+        }
+        self.send_all(&message, requests, first, self.sequence)
+    }
+
+    /// Sends requests to nf_tables as one transaction: all are granted, or none.
+    pub fn transaction(&mut self, requests: &[Request]) -> Result<()> {
+        const BATCH_BEGIN: u16 = 16;
+        const BATCH_END: u16 = 17;
+        /// `struct nfgenmsg` with the subsystem of nf_tables, 10, in network order.
+        const SUBSYSTEM: [u8; 4] = [0, 0, 0, 10];
+        let mut message = Vec::new();
+        self.append(&mut message, BATCH_BEGIN, REQUEST, &Body::new(&SUBSYSTEM));
+        let first = self.sequence + 1;
+        for (at, request) in requests.iter().enumerate() {
+            // A refusal is always told; that all went well is told by the last.
+            let ack = if at + 1 == requests.len() { ACK } else { 0 };
+            self.append(&mut message, request.kind, request.flags | REQUEST | ack, &request.body);
+        }
+        let last = self.sequence;
+        self.append(&mut message, BATCH_END, REQUEST, &Body::new(&SUBSYSTEM));
+        self.send_all(&message, requests, first, last)
+    }
+
+    fn append(&mut self, message: &mut Vec<u8>, kind: u16, flags: u16, body: &Body) {
         self.sequence += 1;
-        let ack = if flags & flag::DUMP == flag::DUMP { 0 } else { ACK };
-        let mut message = Vec::with_capacity(HEADER + body.0.len());
         message.extend(((HEADER + body.0.len()) as u32).to_ne_bytes());
         message.extend(kind.to_ne_bytes());
-        message.extend((flags | REQUEST | ack).to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
         message.extend(self.sequence.to_ne_bytes());
         message.extend(0u32.to_ne_bytes());
         message.extend(&body.0);
+    }
+
+    /// Sends what was put together, and reads answers until the one to `last`.
+    fn send_all(&mut self, message: &[u8], requests: &[Request], first: u32, last: u32) -> Result<()> {
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let what = |sequence: u32| {
+            let at = sequence.checked_sub(first).map_or(0, |at| at as usize);
+            requests.get(at).map_or("netlink", |request| request.what.as_str())
+        };
+        if message.len() > SMALL {
+            self.enlarge(message.len());
+        }
+        rustix::net::send(&self.socket, message, SendFlags::empty())
+            .doing(|| format!("{}: send(netlink, {} bytes)", what(first), message.len()))?;
+        let mut buffer = vec![0; BUFFER];
+        let mut refusal: Option<Error> = None;
+        loop {
+            let (_, length) = match rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::TRUNC) {
+                Err(Errno::INTR) => continue,
+                // More refusals than fit: the first one says enough.
+                Err(Errno::NOBUFS) if refusal.is_some() => break,
+                result => result.doing(|| format!("{}: recv(netlink)", what(first)))?,
+            };
+            let mut rest = buffer.get(..length).ok_or_else(|| broken(what(first)))?;
+            let mut done = false;
+            while !rest.is_empty() {
+                let length = long(rest, 0).ok_or_else(|| broken(what(first)))? as usize;
+                let one = rest
+                    .get(..length)
+                    .filter(|one| one.len() >= HEADER)
+                    .ok_or_else(|| broken(what(first)))?;
+                rest = rest.get(align(length)..).unwrap_or_default();
+                let (kind, flags) = (word(one, 4).unwrap_or(0), word(one, 6).unwrap_or(0));
+                let sequence = long(one, 8).unwrap_or(0);
+                if kind != ERROR || sequence + 1 < first || sequence > last + 1 {
+                    continue;
+                }
+                let code = long(one, HEADER).map_or(0, |code| code as i32);
+                if code < 0 && refusal.is_none() {
+                    refusal = Some(refused(what(sequence), code, one, kind, flags));
+                }
+                // What is wrong with a transaction as a whole is told of its first or its last message.
+                done |= sequence >= last || sequence < first && code < 0;
+            }
+            if done {
+                break;
+            }
+        }
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// Makes room for a large request. Where that is not allowed, sending it says so.
+    fn enlarge(&self, bytes: usize) {
+        let bytes = libc::c_int::try_from(bytes.saturating_mul(2)).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the option takes an int, which `bytes` is and which outlives the call.
+        unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_SNDBUFFORCE,
+                (&raw const bytes).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+    }
+
+    fn try_ask(&mut self, kind: u16, flags: u16, body: &Body, what: &str) -> Result<Option<Vec<Answer>>> {
+        let ack = if flags & flag::DUMP == flag::DUMP { 0 } else { ACK };
+        let mut message = Vec::with_capacity(HEADER + body.0.len());
+        self.append(&mut message, kind, flags | REQUEST | ack, body);
         rustix::net::send(&self.socket, &message, SendFlags::empty())
             .doing(|| format!("{what}: send(netlink)"))?;
 

@@ -240,6 +240,7 @@ impl New<'_> {
             filter,
             stdio: None,
             terminal_size: None,
+            network: None,
             bundle: Some(&Bundle {
                 id: self.folder.id(),
                 path: &self.options.bundle,

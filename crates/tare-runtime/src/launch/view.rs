@@ -260,11 +260,12 @@ fn has_hooks_outside(hooks: &oci_spec::runtime::Hooks) -> bool {
 /// Lets the parent run its hooks, then runs the one kind that is ours.
 fn run_hooks(start: &Start<'_>, channel: &Channel) -> Result<()> {
     let launch = start.launch;
-    let (Some(bundle), Some(hooks)) = (launch.bundle, launch.spec.hooks()) else { return Ok(()) };
-    if has_hooks_outside(hooks) {
+    let hooks = launch.spec.hooks().as_ref().filter(|_| launch.bundle.is_some());
+    if launch.network.is_some() || hooks.is_some_and(has_hooks_outside) {
         message::send(channel, &FromChild::Attached, &[])?;
         expect(channel, &|message| matches!(message, ToChild::Go))?;
     }
+    let (Some(bundle), Some(hooks)) = (launch.bundle, hooks) else { return Ok(()) };
     if let Some(list) = hooks.create_container() {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let state = hook_state(launch.spec, bundle.id, bundle.path, "creating", pid);

@@ -1,0 +1,213 @@
+//! Putting a container on its networks, and taking it off them.
+//!
+//! ```text
+//! attach:  bridge (made if need be) ─▶ pair of links ─▶ addresses, routes inside
+//!          ─▶ endpoint written down, elements into the firewall (both under the shared lock)
+//! detach:  elements out of the firewall ─▶ endpoint forgotten, addresses given back
+//! ```
+//!
+//! The link itself goes with the container's network namespace, off everybody's path.
+
+use std::os::fd::BorrowedFd;
+
+use tare_sys::netlink::Netlink;
+use tare_sys::{Error, Kind, Result};
+
+use crate::endpoint::Endpoint;
+use crate::firewall::{Elements, Firewall};
+use crate::folders::{Lock, names};
+use crate::link::{self, Inner};
+use crate::network::{Network, Networks};
+
+/// A network, and what a container has on it.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The network.
+    pub network: Network,
+    /// What the container has on it.
+    pub endpoint: Endpoint,
+}
+
+impl Networks {
+    /// Puts a container on networks; `first` counts those that it is on already. What fails gives nothing back:
+    /// the caller [detaches](Networks::detach).
+    ///
+    /// The caller has to be single-threaded, or the calling thread be left alone: it visits the container's
+    /// namespace. About 35 system calls for one network.
+    pub fn attach(&self, netns: BorrowedFd<'_>, connections: &[Connection], first: u32) -> Result<()> {
+        if connections.is_empty() {
+            return Ok(());
+        }
+        let mut host = Netlink::open()?;
+        let mut inners = Vec::new();
+        for connection in connections {
+            inners.push(self.make_link(&mut host, netns, connection)?);
+        }
+        let inside = |connection: &Connection| {
+            if connection.network.ipv6 {
+                return;
+            }
+            // A kernel without IPv6 has no such file; then there is nothing to turn off.
+            let path = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", connection.endpoint.link);
+            let _ = std::fs::write(path, "1");
+        };
+        let mut container = link::visit(netns, || {
+            connections.iter().for_each(inside);
+            Netlink::open()
+        })??;
+        for (metric, inner) in (first..).zip(&inners) {
+            link::configure(&mut container, inner, metric)?;
+        }
+        self.publish(connections)
+    }
+
+    fn make_link<'a>(
+        &self,
+        host: &mut Netlink,
+        netns: BorrowedFd<'a>,
+        connection: &'a Connection,
+    ) -> Result<Inner<'a>> {
+        let Connection { network, endpoint } = connection;
+        let prefix = |ipv4: bool| network.pool(ipv4).map_or(0, |pool| pool.subnet.prefix);
+        let mut addresses = Vec::new();
+        addresses.extend(endpoint.ipv4.map(|address| (address.into(), prefix(true))));
+        addresses.extend(endpoint.ipv6.map(|address| (address.into(), prefix(false))));
+        let inner = Inner {
+            netns,
+            name: &endpoint.link,
+            mac: link::parse_mac(&endpoint.mac)?,
+            addresses,
+            gateways: match network.internal {
+                true => Vec::new(),
+                false => network.pools.iter().map(|pool| pool.gateway).collect(),
+            },
+        };
+        if !network.has_bridge() {
+            link::make_macvlan(host, &network.link, network.macvlan_mode(), &inner)?;
+            return Ok(inner);
+        }
+        let bridge = self.bridge(host, network)?;
+        link::make_pair(host, &endpoint.host_link, bridge, network.isolated, &inner)?;
+        Ok(inner)
+    }
+
+    /// Writes the endpoints down, and lets the firewall know of them.
+    pub fn publish(&self, connections: &[Connection]) -> Result<()> {
+        let mut elements = Elements::default();
+        for connection in connections {
+            elements.endpoint(&connection.network, &connection.endpoint);
+        }
+        {
+            let _lock = Lock::shared(&self.folders)?;
+            for connection in connections {
+                connection.endpoint.write(&self.folders)?;
+            }
+            if elements.is_empty() {
+                return Ok(());
+            }
+            match Firewall::open(self.table.clone())?.add(&elements) {
+                // Flushed by somebody.
+                Err(err) if err.kind() == Kind::NotFound => {}
+                Err(err) if err.kind() == Kind::Conflict => {
+                    return Err(self.name_owner(err, connections));
+                }
+                result => return result,
+            }
+        }
+        self.reload()
+    }
+
+    /// Says whose port it is that is taken.
+    fn name_owner(&self, err: Error, connections: &[Connection]) -> Error {
+        for connection in connections {
+            for port in &connection.endpoint.ports {
+                if let Some(owner) = self.owner(port, &connection.endpoint.container) {
+                    return err.context(format!(
+                        "publish port {}/{}: it is the container's {owner}",
+                        port.port, port.protocol
+                    ));
+                }
+            }
+        }
+        err
+    }
+
+    /// The name of the container that has published a port, other than this one.
+    pub fn owner(&self, port: &crate::port::Published, but: &str) -> Option<String> {
+        let networks = self.list().ok()?;
+        let endpoints =
+            networks.iter().filter_map(|network| Endpoint::on(&self.folders, &network.id).ok()).flatten();
+        let meets = |other: &crate::port::Published| {
+            other.port == port.port
+                && other.protocol == port.protocol
+                && other.address.is_ipv4() == port.address.is_ipv4()
+                && (other.address == port.address
+                    || other.address.is_unspecified()
+                    || port.address.is_unspecified())
+        };
+        endpoints
+            .into_iter()
+            .find(|endpoint| endpoint.container != but && endpoint.ports.iter().any(meets))
+            .map(|endpoint| endpoint.name)
+    }
+
+    /// Takes a container off networks: its ports and addresses are free. Goes on after a failure; the first one
+    /// is the error.
+    pub fn detach(&self, connections: &[Connection]) -> Result<()> {
+        if connections.is_empty() {
+            return Ok(());
+        }
+        let mut elements = Elements::default();
+        for connection in connections {
+            elements.endpoint(&connection.network, &connection.endpoint);
+        }
+        let lock = Lock::shared(&self.folders);
+        let removed = match elements.is_empty() {
+            true => Ok(()),
+            false => Firewall::open(self.table.clone()).and_then(|mut firewall| firewall.remove(&elements)),
+        };
+        connections.iter().for_each(|connection| self.forget(&connection.endpoint));
+        lock.and(removed)
+    }
+
+    /// What a container has on networks, from what is written down: in the order of its links.
+    pub fn connections(&self, container: &str) -> Result<Vec<Connection>> {
+        let mut found = Vec::new();
+        for network in self.list()? {
+            if let Some(endpoint) = Endpoint::of(&self.folders, &network.id, container)? {
+                found.push(Connection { network, endpoint });
+            }
+        }
+        found.sort_by(|a, b| a.endpoint.link.cmp(&b.endpoint.link));
+        Ok(found)
+    }
+
+    /// Takes those containers off all networks that are not there any more, and gives back what was claimed for
+    /// them and never used.
+    pub fn sweep(&self, is_there: &dyn Fn(&str) -> bool) {
+        let known = self.list().unwrap_or_default();
+        for id in names(&self.folders.run.join("networks")) {
+            let network = known.iter().find(|network| network.id == id);
+            let endpoints = Endpoint::on(&self.folders, &id).unwrap_or_default();
+            for endpoint in endpoints {
+                if is_there(&endpoint.container) {
+                    continue;
+                }
+                match network {
+                    Some(network) => {
+                        let _ = self.detach(&[Connection { network: network.clone(), endpoint }]);
+                    }
+                    None => self.forget(&endpoint),
+                }
+            }
+            let addresses = self.folders.addresses(&id);
+            for address in names(&addresses) {
+                let link = addresses.join(address);
+                let owner = std::fs::read_link(&link).unwrap_or_default();
+                if !owner.to_str().is_some_and(is_there) {
+                    let _ = std::fs::remove_file(link);
+                }
+            }
+        }
+    }
+}

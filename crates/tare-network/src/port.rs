@@ -1,0 +1,282 @@
+//! Published ports: which ones, and that nobody else has them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::str::FromStr;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use serde::{Deserialize, Serialize};
+use tare_sys::{Context, Error, Kind, Result};
+
+/// On top of IP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        })
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Protocol> {
+        match text.to_ascii_lowercase().as_str() {
+            "tcp" => Ok(Protocol::Tcp),
+            "udp" => Ok(Protocol::Udp),
+            "sctp" => Ok(Protocol::Sctp),
+            _ => Err(Error::new(Kind::Usage, format!("invalid proto: {text}"))
+                .hint("use tcp, udp or sctp, for example 53:53/udp")),
+        }
+    }
+}
+
+/// A port that is to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The address of the host's; `None`: all, of IPv4 and IPv6.
+    pub address: Option<IpAddr>,
+    /// One of these; `0..=0`: any that is free.
+    pub ports: RangeInclusive<u16>,
+    /// The container's port.
+    pub container_port: u16,
+}
+
+/// A port that is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Published {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The address of the host's; `0.0.0.0` and `::` are all.
+    pub address: IpAddr,
+    /// The host's port.
+    pub port: u16,
+    /// The container's port.
+    pub container_port: u16,
+}
+
+/// A reserved port of the host's: as long as the socket is open, no other program gets it.
+#[derive(Debug)]
+pub struct Reserved {
+    /// Which.
+    pub published: Published,
+    /// A bound socket that nothing is read from; none for SCTP, and in long ranges.
+    pub socket: Option<OwnedFd>,
+}
+
+/// Ports of one container that are held by a socket each. Beyond that a port is only looked at in passing: no
+/// monitor has room for tens of thousands of files.
+const SOCKETS: usize = 200;
+
+/// Reserves what is wanted. What fails gives all back.
+pub fn reserve(wanted: &[Wanted]) -> Result<Vec<Reserved>> {
+    let mut all: Vec<Reserved> = Vec::new();
+    for want in wanted {
+        let mut found = reserve_one(want)?;
+        for reserved in &mut found {
+            if all.len() >= SOCKETS {
+                reserved.socket = None;
+            }
+        }
+        all.append(&mut found);
+    }
+    Ok(all)
+}
+
+fn reserve_one(want: &Wanted) -> Result<Vec<Reserved>> {
+    let addresses: Vec<IpAddr> = match want.address {
+        Some(address) => vec![address],
+        None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+    };
+    let any = *want.ports.start() == 0;
+    let mut taken = None;
+    for port in want.ports.clone() {
+        // Of a free port of IPv4 the same of IPv6 may not be free: then another.
+        for _ in 0..if any { 20 } else { 1 } {
+            match reserve_at(want, &addresses, port) {
+                Err(err) if err.errno() == Some(Errno::ADDRINUSE) => taken = Some(err),
+                result => return result,
+            }
+        }
+    }
+    let port = *want.ports.start();
+    let err = taken.unwrap_or_else(|| Error::new(Kind::Usage, "publish a port of an empty range"));
+    Err(if want.ports.clone().count() > 1 {
+        err.context(format!("publish one of the ports {port}-{}: none is free", want.ports.end()))
+    } else {
+        err
+    })
+}
+
+fn reserve_at(want: &Wanted, addresses: &[IpAddr], port: u16) -> Result<Vec<Reserved>> {
+    let mut found: Vec<Reserved> = Vec::new();
+    for address in addresses {
+        // The same port for all addresses.
+        let port = found.first().map_or(port, |first| first.published.port);
+        let published = Published {
+            protocol: want.protocol,
+            address: *address,
+            port,
+            container_port: want.container_port,
+        };
+        match bind(&published) {
+            Ok((socket, port)) => {
+                found.push(Reserved { published: Published { port, ..published }, socket });
+            }
+            // A host without IPv6 has no port there either.
+            Err(err)
+                if want.address.is_none()
+                    && address.is_ipv6()
+                    && matches!(err.errno(), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(found)
+}
+
+/// Binds a socket to the port; answers which one it was.
+fn bind(published: &Published) -> Result<(Option<OwnedFd>, u16)> {
+    let Published { protocol, address, port, .. } = *published;
+    let at = SocketAddr::new(address, port);
+    let kind = match protocol {
+        Protocol::Tcp => SocketType::STREAM,
+        Protocol::Udp => SocketType::DGRAM,
+        // Few kernels have it, and none of ours needs it: the map in the firewall has one owner for each port.
+        Protocol::Sctp if port == 0 => {
+            return Err(Error::new(Kind::Usage, "publish a port of SCTP without saying which")
+                .hint("name the host's port: -p 9899:9899/sctp"));
+        }
+        Protocol::Sctp => return Ok((None, port)),
+    };
+    let what = || format!("publish port {at}/{protocol}");
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).doing(what)?;
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true).doing(what)?;
+    }
+    if protocol == Protocol::Tcp && port != 0 {
+        // Connections of before that have ended do not hold the port.
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true).doing(what)?;
+    }
+    rustix::net::bind(&socket, &at).doing(what).map_err(|err| explain(err, published))?;
+    if protocol == Protocol::Tcp && port != 0 {
+        // From here on it counts as held: nobody else may listen on it (net/ipv4/inet_connection_sock.c).
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, false).doing(what)?;
+    }
+    let port = match port {
+        0 => {
+            let name = rustix::net::getsockname(&socket).doing(what)?;
+            SocketAddr::try_from(name).doing(what)?.port()
+        }
+        port => port,
+    };
+    Ok((Some(socket), port))
+}
+
+fn explain(err: Error, published: &Published) -> Error {
+    let port = published.port;
+    match err.errno() {
+        Some(Errno::ADDRINUSE) => {
+            let owner = owner(published).map_or_else(String::new, |owner| format!(" by {owner}"));
+            err.with_kind(Kind::Conflict)
+                .context(format!("port is already allocated: {port}/{} is in use{owner}", published.protocol))
+                .hint(format!(
+                    "publish it at another port (-p {}:{})",
+                    port.saturating_add(1),
+                    published.container_port
+                ))
+        }
+        Some(Errno::ADDRNOTAVAIL) => err
+            .with_kind(Kind::NotFound)
+            .hint(format!("the host has no address {}; see `ip address`", published.address)),
+        _ => err,
+    }
+}
+
+/// The process that has a port of this host, as far as /proc tells.
+fn owner(published: &Published) -> Option<String> {
+    let files: &[&str] = match published.protocol {
+        Protocol::Tcp => &["tcp", "tcp6"],
+        Protocol::Udp => &["udp", "udp6"],
+        Protocol::Sctp => return None,
+    };
+    let port = format!(":{:04X}", published.port);
+    let mut inodes = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(format!("/proc/self/net/{file}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let mut words = line.split_whitespace();
+            let (Some(local), Some(inode)) = (words.nth(1), words.nth(7)) else { continue };
+            if local.ends_with(&port) && inode != "0" {
+                inodes.push(format!("socket:[{inode}]"));
+            }
+        }
+    }
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        let holds = files.flatten().any(|file| {
+            std::fs::read_link(file.path())
+                .is_ok_and(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()))
+        });
+        if holds {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            return Some(format!("the process {pid} ({})", name.trim_end()));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn want(address: Option<&str>, ports: RangeInclusive<u16>) -> Wanted {
+        let address = address.map(|address| address.parse().unwrap());
+        Wanted { protocol: Protocol::Tcp, address, ports, container_port: 80 }
+    }
+
+    #[test]
+    fn a_port_has_one_owner_who_is_named() {
+        let first = reserve(&[want(Some("127.0.0.1"), 0..=0)]).unwrap();
+        let port = first[0].published.port;
+        let err = reserve(&[want(Some("127.0.0.1"), port..=port)]).unwrap_err();
+        assert_eq!(err.kind(), Kind::Conflict);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let err = reserve(&[want(Some("127.0.0.1"), port..=port)]).unwrap_err();
+        assert!(err.to_string().contains(&format!("the process {}", std::process::id())), "{err}");
+        let port = first[0].published.port;
+        assert!(std::net::TcpListener::bind(("127.0.0.1", port)).is_err(), "held against others as well");
+        drop(first);
+        reserve(&[want(Some("127.0.0.1"), port..=port)]).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_is_not_here_is_an_error() {
+        let err = reserve(&[want(Some("192.0.2.77"), 4000..=4000)]).unwrap_err();
+        assert!(err.hint_text().unwrap().contains("ip address"), "{err}");
+    }
+}
