@@ -49,7 +49,7 @@ pub(super) fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<File> {
 
 /// Writes a file whole or not at all, in place of one that may be there; it is on the disk on return.
 pub(super) fn replace(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
-    let temporary = folder.join(format!(".{}.new", random_name()?));
+    let temporary = folder.join(format!(".{name}.{}.new", random_name()?));
     let written = create(&temporary, bytes, mode)
         .and_then(|file| file.sync_all().doing(|| format!("fsync({temporary:?})")))
         .and_then(|()| {
@@ -61,6 +61,17 @@ pub(super) fn replace(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> Res
         let _ = std::fs::remove_file(&temporary);
     }
     written
+}
+
+/// Removes what a [`replace`] of these names left that did not come to its end; of all names, where `name` is empty. The
+/// caller holds the lock under which they are replaced.
+pub(super) fn remove_unfinished(folder: &Path, name: &str) -> Result<()> {
+    for file in names_in(folder)? {
+        if file.starts_with(&format!(".{name}")) && file.ends_with(".new") {
+            remove(&folder.join(file))?;
+        }
+    }
+    Ok(())
 }
 
 /// Brings the names in a folder to the disk.

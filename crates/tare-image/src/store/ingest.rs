@@ -91,6 +91,27 @@ impl Ingest {
         }
     }
 
+    /// Removes the folder of a blob that the store holds. A process that was killed, or whose power was cut, between
+    /// publishing the layer and removing the folder has left it.
+    pub(super) fn clear(store: &ImageStore, digest: &Digest) -> Result<()> {
+        let path = store.root.join(INGEST).join(digest.hex());
+        let folder = match rustix::fs::open(&path, FOLDER, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened.doing(|| format!("open({path:?})"))?,
+        };
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            // Whoever is at it will find that it is there, and remove it.
+            Err(Errno::WOULDBLOCK) => Ok(()),
+            locked => {
+                locked.doing(|| format!("flock({path:?})"))?;
+                let parent = store.root.join(INGEST);
+                let parent =
+                    rustix::fs::open(&parent, FOLDER, Mode::empty()).doing(|| format!("open({parent:?})"))?;
+                removal::remove(&parent, digest.hex().as_ref())
+            }
+        }
+    }
+
     /// Fetches what is missing of the blob, and unpacks it all. Bytes from an earlier try that turn out wrong are
     /// thrown away, and the blob is fetched once more.
     pub(super) fn fill(

@@ -61,8 +61,13 @@ impl Pending {
         Ok(Some(Pending { layers, name, path, folder }))
     }
 
-    /// The folders that dead processes left; dropping them removes them. Under the store's lock.
+    /// The folders that dead processes left; dropping them removes them. Their records that never were any go at once.
+    /// Under the store's lock.
     pub(super) fn abandoned(store: &ImageStore, _lock: &Lock) -> Result<Vec<Pending>> {
+        for folder in ["ids", "names"] {
+            files::remove_unfinished(&store.root.join(folder), "")?;
+        }
+        files::remove_unfinished(&store.root, "index.json.")?;
         let layers_path = store.root.join("layers");
         let mut found = Vec::new();
         for name in files::names_in(&layers_path)? {

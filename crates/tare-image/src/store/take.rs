@@ -210,6 +210,8 @@ impl ImageStore {
                     continue;
                 }
                 ingest.remove()?;
+            } else {
+                Ingest::clear(self, wanted.digest)?;
             }
             tell(wanted.digest, LayerState::Held);
         }
