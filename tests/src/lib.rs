@@ -17,6 +17,7 @@ pub mod bundle;
 pub mod busybox;
 pub mod command;
 pub mod debian;
+pub mod disk;
 pub mod engine;
 pub mod host;
 pub mod patience;

@@ -36,6 +36,12 @@ Chores:
   layers                        check that no crate imports upwards, and the other rules of the house
   soak kills                    the long form of a proof: 1,000 runs of which 100 are killed at random
        --runs N                 1000 unless told otherwise
+  soak power                    images on a disk whose power is cut 300 times, amid pull, load, import, commit and rmi
+       --runs N                 300 unless told otherwise
+  soak image-kills              the same commands killed 1,000 times
+       --runs N                 1000 unless told otherwise
+  soak full-disk                the same commands on a disk that is full at 50 points
+       --runs N                 50 unless told otherwise
   soak oci-run                  2,000 short runs of the OCI runtime under load, each with its own exit code
        --runs N                 2000 unless told otherwise
   soak oci-kills|oci-steps|oci-races

@@ -11,8 +11,11 @@ const RUNS: &str = "TARE_SOAK_RUNS";
 
 /// The name of a soak, how many runs it has unless told otherwise, and the tests that it is the long form of, by a part
 /// of their names.
-const SOAKS: [(&str, u32, &str); 5] = [
+const SOAKS: [(&str, u32, &str); 8] = [
     ("kills", 1000, "of_many_runs_some_killed_at_random"),
+    ("power", 300, "of_many_power_cuts_none_takes_what_was_acknowledged"),
+    ("image-kills", 1000, "of_many_image_commands_killed_at_random"),
+    ("full-disk", 50, "a_disk_that_fills_up_at_any_point"),
     ("oci-run", 2000, "of_many_short_runs_each_ends_with_its_own_code"),
     ("oci-kills", 1000, "of_many_calls_killed_at_random_nothing_is_left"),
     // More than any command has steps, so each is tried.
@@ -20,7 +23,7 @@ const SOAKS: [(&str, u32, &str); 5] = [
     ("oci-races", 1000, "swapped"),
 ];
 
-/// `cargo xtask soak kills|oci-run|oci-kills|oci-steps|oci-races [--runs N]`.
+/// `cargo xtask soak NAME [--runs N]`, by the names in [`SOAKS`].
 pub fn chore(words: &[&str]) -> Result<ExitCode> {
     let (name, mut rest) = words.split_first().map_or(("", words), |(name, rest)| (*name, rest));
     let Some((_, mut runs, test)) = SOAKS.into_iter().find(|soak| soak.0 == name) else {
