@@ -5,6 +5,7 @@
 //! person or a CI job always pays: *cold* rests 20 ms before each run, *warm* does not.
 
 mod contender;
+mod image;
 mod measure;
 mod oci;
 mod report;
@@ -29,12 +30,13 @@ struct Options {
     binary: Option<PathBuf>,
 }
 
-/// `cargo xtask bench start|oci OPTIONS`.
+/// `cargo xtask bench start|oci|image OPTIONS`.
 pub fn chore(words: &[&str]) -> Result<ExitCode> {
     match words.split_first() {
         Some((&"start", rest)) => start_chore(rest),
         Some((&"oci", rest)) => oci::chore(rest),
-        _ => bail!("the benches are `cargo xtask bench start` and `cargo xtask bench oci`"),
+        Some((&"image", rest)) => image::chore(rest),
+        _ => bail!("the benches are start, oci and image"),
     }
 }
 

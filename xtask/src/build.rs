@@ -90,6 +90,15 @@ pub fn build(workspace: &Workspace, linking: &Linking, profile: &str) -> Result<
     Ok(Built { binary })
 }
 
+/// Builds an example program of a package, by the profile of the tests, and tells where it is.
+pub fn example(workspace: &Workspace, linking: &Linking, package: &str, name: &str) -> Result<PathBuf> {
+    let mut command = workspace.cargo();
+    command.args(["build", "--package", package, "--example", name, "--profile", "ci"]);
+    linking.apply(&mut command);
+    workspace::run(&mut command)?;
+    Ok(linking.folder(&workspace.target, "ci").join("examples").join(name))
+}
+
 /// Copies a program to its place in one step, so that one that is running there goes on with the old file.
 fn put(from: &Path, to: &Path) -> std::io::Result<()> {
     let fresh = to.with_extension(format!("new-{}", std::process::id()));

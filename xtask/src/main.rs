@@ -55,6 +55,10 @@ Chores:
        --runs N                 runs of each, 50 unless told otherwise
        --binary FILE            another runtime in place of target/bin/tare-oci
        --only WORD              only the scenarios with the word in their name, and nothing is written
+  bench image                   pull and load beside Podman and Docker, from one registry and the same files (needs root)
+       --runs N                 runs of each, 5 unless told otherwise
+       --binary FILE            another tare in place of a release build
+       --only WORD              only the work with the word in its name (pull, load, unpack, list), nothing is written
 ";
 
 fn main() -> ExitCode {
