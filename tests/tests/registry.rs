@@ -34,9 +34,10 @@ fn an_image_is_pulled_and_run_and_found_up_to_date() {
     let name = format!("{}/team/box:1", registry.address);
     let said = pull(&host, &name).run().ok();
     let lines: Vec<&str> = said.lines().collect();
-    assert!(lines[0].ends_with(": Pull complete"), "{said}");
-    let digest = lines[1].strip_prefix("Digest: ").expect("the digest");
-    assert_eq!(lines[2..], [format!("Status: Downloaded newer image for {name}"), name.clone()]);
+    assert_eq!(lines[0], format!("1: Pulling from {}/team/box", registry.address));
+    assert!(lines[1].ends_with(": Pulling fs layer") && lines[2].ends_with(": Pull complete"), "{said}");
+    let digest = lines[3].strip_prefix("Digest: ").expect("the digest");
+    assert_eq!(lines[4..], [format!("Status: Downloaded newer image for {name}"), name.clone()]);
     host.tare(["run", "--rm", &name, "echo", "pulled"]).run().prints("pulled");
 
     let said = pull(&host, &name).run().ok();
@@ -288,7 +289,10 @@ fn an_image_is_pushed_and_is_the_same_elsewhere() {
     host.tare(["tag", busybox, &second]).run().ok();
     let said = push(&host, &first).run().ok();
     assert_eq!(said.matches(": Pushed\n").count(), 2, "{said}");
-    let digest = said.lines().last().and_then(|line| line.rsplit_once(' ')).expect("the digest").1;
+    assert!(said.starts_with(&format!("The push refers to repository [{}/team/box]\n", registry.address)));
+    let last = said.lines().last().expect("a line").strip_prefix("1: digest: ").expect("the digest");
+    let (digest, size) = last.split_once(" size: ").expect("the size");
+    assert!(size.parse::<u32>().is_ok_and(|size| size > 100), "{said}");
     assert!(push(&host, &first).run().ok().contains(": Layer already exists\n"));
     // The registry has the layer in a neighbour, whose name is known here.
     let said = push(&host, &second).run().ok();

@@ -71,10 +71,15 @@ impl Engine {
         })
     }
 
-    /// Brings an image to the registry of its name. `watch` hears of each blob. Answers with the manifest's digest.
+    /// Brings an image to the registry of its name. `watch` hears of each blob, from several threads. Answers with the
+    /// manifest's digest and size.
     ///
     /// Errors: [`tare_sys::Kind::NotFound`] for an image that is not here; as the registry answers.
-    pub fn push_image(&self, name: &str, watch: &dyn Fn(&Digest, u64, PushState)) -> Result<String> {
+    pub fn push_image(
+        &self,
+        name: &str,
+        watch: &(dyn Fn(&Digest, u64, PushState) + Sync),
+    ) -> Result<(String, u64)> {
         let name = Reference::parse(name)?;
         if is_host(&name) {
             return Err(name_of_host(&name));
@@ -95,12 +100,11 @@ impl Engine {
         neighbours.truncate(MOST_NEIGHBOURS);
         let (settings, logins) = access()?;
         let repository = Repository::open_to_push(&name, neighbours, &settings, &logins)?;
-        let digest = repository
+        let (digest, size) = repository
             .push(&store, &image, &name, &|blob, state| watch(&blob.digest, blob.size, state))
-            .map(|digest| digest.to_string())
             .map_err(|err| err.context(format!("push {name}")))?;
         self.emit(&Event::image("push", &image.id.to_string(), &name.to_string()));
-        Ok(digest)
+        Ok((digest.to_string(), size))
     }
 
     /// Whether there is an image of that name, or with that id.

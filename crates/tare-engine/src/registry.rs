@@ -75,6 +75,26 @@ impl Engine {
         listed(&name, false)?.tags()
     }
 
+    /// The names of images here that are of one repository, for a push of them all.
+    ///
+    /// Errors: [`Kind::NotFound`] where there are none.
+    pub fn names_in_repository(&self, repository: &str) -> Result<Vec<String>> {
+        let wanted = Reference::parse(repository)?.name();
+        let images = self.images()?.list()?;
+        let names =
+            images.iter().flat_map(|image| &image.names).filter_map(|name| Reference::parse(name).ok());
+        let mut names: Vec<String> = names
+            .filter(|name| name.name() == wanted && name.digest().is_none())
+            .map(|name| name.to_string())
+            .collect();
+        names.sort();
+        if names.is_empty() {
+            let what = format!("no image here is called {repository}");
+            return Err(Error::new(Kind::NotFound, what).hint("`tare image ls` lists those there are"));
+        }
+        Ok(names)
+    }
+
     /// What refers to an image in its registry: signatures, lists of parts.
     ///
     /// Errors: [`Kind::NotFound`]; those of the registry.

@@ -190,27 +190,45 @@ pub fn resolve(
     Err(Error::new(Kind::Corrupt, format!("{}: indexes of indexes, deeper than {DEEPEST}", from.digest)))
 }
 
-/// The line for a platform: of those for its system and processor the one of its variant, or else the first.
+/// The line for a platform: the best variant that its processor can run, of equals the first.
 fn choose(lines: Vec<Descriptor>, wanted: &Platform) -> Result<Descriptor> {
-    let fits = |line: &&Descriptor| {
-        let platform = line.platform.as_ref();
-        platform.is_some_and(|has| has.os == wanted.os && has.architecture == wanted.architecture)
+    let rank = |line: &Descriptor| {
+        let has = line.platform.as_ref()?;
+        (has.os == wanted.os && has.architecture == wanted.architecture)
+            .then(|| rank(&wanted.architecture, wanted.variant.as_deref(), has.variant.as_deref()))?
     };
-    let exact = lines.iter().filter(fits).find(|line| {
-        line.platform.as_ref().is_some_and(|has| wanted.variant.is_none() || has.variant == wanted.variant)
-    });
+    let best = lines.iter().filter_map(|line| Some((rank(line)?, line))).min_by_key(|(rank, _)| *rank);
     let nothing_said = || (lines.len() == 1 && lines[0].platform.is_none()).then(|| &lines[0]);
-    match exact.or_else(|| lines.iter().find(fits)).or_else(nothing_said) {
+    match best.map(|(_, line)| line).or_else(nothing_said) {
         Some(line) => Ok(line.clone()),
         None => {
             let mut there: Vec<String> =
                 lines.iter().filter_map(|line| Some(line.platform.as_ref()?.to_string())).collect();
             there.retain(|name| !name.starts_with("unknown"));
             there.dedup();
+            let there = if there.is_empty() { "no platform at all".to_owned() } else { there.join(", ") };
             Err(Error::new(Kind::NotFound, format!("the image has nothing for {wanted}"))
-                .hint(format!("it is there for {}", there.join(", "))))
+                .hint(format!("it is there for {there}")))
         }
     }
+}
+
+/// How well a variant of an image fits a processor's, 0 best; `None`: it does not run there. After containerd's
+/// `platforms` (compare.go): a processor runs what was built for those before it.
+fn rank<'a>(architecture: &str, wanted: Option<&'a str>, has: Option<&'a str>) -> Option<u32> {
+    let usual = match architecture {
+        "arm" => "v7",
+        "arm64" => "v8",
+        "amd64" => "v1",
+        _ => "",
+    };
+    let known = |variant: Option<&'a str>| variant.filter(|variant| !variant.is_empty()).unwrap_or(usual);
+    let (wanted, has) = (known(wanted), known(has));
+    if wanted == has {
+        return Some(0);
+    }
+    let level = |variant: &str| variant.strip_prefix('v')?.parse::<u32>().ok();
+    level(wanted)?.checked_sub(level(has)?)
 }
 
 fn check_layer(layer: &Descriptor) -> Result<()> {
@@ -265,4 +283,41 @@ pub fn manifest(config: &Blob, layers: &[(Blob, Compression)]) -> Result<Vec<u8>
         layers: layers.iter().map(layer).collect(),
     };
     serde_json::to_vec(&manifest).map_err(|err| Error::new(Kind::Kernel, format!("write a manifest: {err}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The digest's first byte that is chosen out of platforms.
+    fn chosen(wanted: &str, there: &[&str]) -> Option<u8> {
+        let line = |(n, platform): (usize, &&str)| Descriptor {
+            media_type: MANIFEST.to_owned(),
+            digest: Digest::of(&[n as u8]),
+            size: 2,
+            platform: Some(Platform::parse(platform).unwrap()),
+            annotations: None,
+        };
+        let lines = there.iter().enumerate().map(line).collect();
+        let found = choose(lines, &Platform::parse(wanted).unwrap()).ok()?;
+        (0..there.len() as u8).find(|n| Digest::of(&[*n]) == found.digest)
+    }
+
+    #[test]
+    fn the_best_variant_that_runs_is_chosen() {
+        let arm = ["linux/arm/v5", "linux/arm/v7", "linux/arm/v6", "linux/arm64/v8"];
+        for (wanted, index) in [("arm/v7", 1), ("arm/v6", 2), ("arm/v5", 0), ("arm", 1), ("arm64", 3)] {
+            assert_eq!(chosen(&format!("linux/{wanted}"), &arm), Some(index), "{wanted}");
+        }
+        assert_eq!(chosen("linux/arm/v8", &arm), Some(1));
+        assert_eq!(chosen("linux/arm/v6", &["linux/arm/v7"]), None);
+        // A processor that says nothing of itself is the oldest.
+        assert_eq!(chosen("linux/amd64", &["linux/amd64/v3", "linux/amd64"]), Some(1));
+        assert_eq!(chosen("linux/amd64", &["linux/amd64/v3"]), None);
+        assert_eq!(chosen("linux/amd64/v3", &["linux/amd64", "linux/amd64/v2"]), Some(1));
+        // Of equals the first; what is not known fits itself alone.
+        assert_eq!(chosen("linux/s390x", &["linux/s390x", "linux/s390x"]), Some(0));
+        assert_eq!(chosen("linux/arm/odd", &["linux/arm/v7", "linux/arm/odd"]), Some(1));
+        assert_eq!(chosen("linux/amd64", &["linux/riscv64", "linux/arm64"]), None);
+    }
 }

@@ -8,7 +8,7 @@ use tare_engine::Engine;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::flag::{Flag, Given};
-use crate::progress::Progress;
+use crate::progress::{Doing, Progress};
 use crate::terminal::say;
 use crate::tree::Verb;
 
@@ -59,7 +59,7 @@ fn load(engine: &Engine, given: &Given) -> Result<u8> {
         None => io::stdin().as_fd().try_clone_to_owned().doing(|| "dup(stdin)")?.into(),
     };
     let quiet = given.on("quiet")?;
-    let progress = Progress::new("Loading", !quiet && io::stderr().is_terminal());
+    let progress = Progress::new(Doing::Loading, !quiet);
     let loaded = engine.load_images(archive, &|digest, state| progress.tell(digest, state));
     progress.clear();
     let loaded = loaded.doing(|| format!("load {}", source.unwrap_or("standard input")))?;

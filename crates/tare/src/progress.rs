@@ -1,95 +1,121 @@
-//! How far the layers of an image are.
+//! How far the layers of an image are: a few lines at the bottom of a terminal that move, under those that stay.
+//!
+//! ```text
+//! 3f2a9c81b0d4: Already exists
+//! 9c0abc9c5bd3: Pull complete
+//!   5d20c808ce19  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  unpacking, 2103 files
+//!   a1b2c3d4e5f6  ━━━━━━━━━━━━━━──────────────────────────  17.2MB / 48.5MB
+//!   Pulling       ━━━━━━━━━━━━━━━━━━━━────────────────────  61.2MB / 120MB  23.4MB/s  3s
+//! ```
+//!
+//! The cursor rests below them, so what stops the command leaves a whole picture.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::sync::Mutex;
+mod board;
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tare_engine::{Digest, LayerState};
 
-use crate::human;
 use crate::terminal::complain;
+pub use board::Doing;
+use board::{Board, Look};
 
-/// How often the line moves.
+/// How often the lines move.
 const BEAT: Duration = Duration::from_millis(100);
 
-/// One line on a terminal for all layers together; nothing elsewhere.
+/// The lines that move; none where standard error is no terminal.
 pub struct Progress {
-    doing: &'static str,
-    shown: bool,
-    layers: Mutex<Layers>,
+    look: Option<Look>,
+    screen: Mutex<Screen>,
 }
 
-struct Layers {
-    /// Bytes that have come, and that there are.
-    known: BTreeMap<Digest, (u64, u64)>,
+struct Screen {
+    board: Board,
+    /// Lines that are on the terminal now.
+    drawn: usize,
     last: Option<Instant>,
 }
 
 impl Progress {
-    /// `doing` begins the line.
-    pub fn new(doing: &'static str, shown: bool) -> Progress {
-        Progress { doing, shown, layers: Mutex::new(Layers { known: BTreeMap::new(), last: None }) }
+    /// `wanted`: not if somebody asked for quiet.
+    pub fn new(doing: Doing, wanted: bool) -> Progress {
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let look = (wanted && !dumb && io::stderr().is_terminal()).then(Look::of_terminal);
+        let screen = Screen { board: Board::new(doing), drawn: 0, last: None };
+        Progress { look, screen: Mutex::new(screen) }
+    }
+
+    /// Whether anything moves.
+    pub fn is_live(&self) -> bool {
+        self.look.is_some()
     }
 
     /// Hears of a layer.
     pub fn tell(&self, digest: &Digest, state: LayerState) {
-        let Ok(mut layers) = self.layers.lock() else { return };
-        if let Some(line) = layers.line(self.doing, digest, state, Instant::now()).filter(|_| self.shown) {
-            complain(&line);
+        let Some(look) = &self.look else { return };
+        let (now, mut screen) = (Instant::now(), self.screen());
+        screen.board.tell(digest, state, now);
+        let moves = matches!(state, LayerState::Coming { .. });
+        if moves && screen.last.is_some_and(|last| now.duration_since(last) < BEAT) {
+            return;
+        }
+        screen.last = Some(now);
+        screen.draw(&look.fitting(), now);
+    }
+
+    /// Has something printed that stays, above the lines that move.
+    pub fn above(&self, print: impl FnOnce()) {
+        let mut screen = self.screen();
+        let was = screen.drawn > 0;
+        screen.clear();
+        print();
+        if let Some(look) = self.look.as_ref().filter(|_| was) {
+            screen.draw(&look.fitting(), Instant::now());
         }
     }
 
-    /// Takes the line away.
+    /// Takes the lines away.
     pub fn clear(&self) {
-        if self.shown {
-            complain("\r\x1b[K");
+        self.screen().clear();
+    }
+
+    fn screen(&self) -> MutexGuard<'_, Screen> {
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Screen {
+    fn draw(&mut self, look: &Look, now: Instant) {
+        let lines = self.board.lines(look, now);
+        let mut text = up(self.drawn);
+        for line in &lines {
+            text += line;
+            // To the end of the line: what was longer before goes.
+            text += "\x1b[K\n";
+        }
+        if self.drawn > lines.len() {
+            text += "\x1b[J";
+        }
+        self.drawn = lines.len();
+        complain(&text);
+    }
+
+    fn clear(&mut self) {
+        if self.drawn > 0 {
+            complain(&(up(std::mem::take(&mut self.drawn)) + "\x1b[J"));
         }
     }
 }
 
-impl Layers {
-    /// The line, if it is time for another.
-    fn line(&mut self, doing: &str, digest: &Digest, state: LayerState, now: Instant) -> Option<String> {
-        match state {
-            LayerState::Coming { bytes, total, .. } => {
-                self.known.insert(digest.clone(), (bytes, total));
-            }
-            LayerState::Waiting => {
-                return Some("\r\x1b[KWaiting for another tare that is at the same".to_owned());
-            }
-            LayerState::Held | LayerState::Done => {}
-        }
-        if self.last.is_some_and(|last| now.duration_since(last) < BEAT) {
-            return None;
-        }
-        self.last = Some(now);
-        let (come, all) = self.known.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
-        Some(format!("\r\x1b[K{doing}  {} of {}", human::size(come), human::size(all)))
-    }
+fn up(lines: usize) -> String {
+    if lines == 0 { String::new() } else { format!("\x1b[{lines}A") }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        self.clear();
         let _ = io::stderr().flush();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_line_adds_up_the_layers_and_moves_ten_times_a_second() {
-        let mut layers = Layers { known: BTreeMap::new(), last: None };
-        let digest = |byte: u8| Digest::of(&[byte]);
-        let coming = |bytes| LayerState::Coming { bytes, total: 5_000_000, entries: 1 };
-        let now = Instant::now();
-        let first = layers.line("Loading", &digest(1), coming(1_000_000), now);
-        assert_eq!(first.as_deref(), Some("\r\x1b[KLoading  1MB of 5MB"));
-        assert_eq!(layers.line("Loading", &digest(2), coming(1_000_000), now + BEAT / 2), None);
-        let later = layers.line("Loading", &digest(2), coming(3_000_000), now + BEAT);
-        assert_eq!(later.as_deref(), Some("\r\x1b[KLoading  4MB of 10MB"));
-        assert_eq!(layers.line("Loading", &digest(2), LayerState::Done, now + BEAT), None);
     }
 }

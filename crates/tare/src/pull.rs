@@ -1,14 +1,13 @@
 //! `tare pull` and `tare push`.
 
-use std::io::{self, IsTerminal};
 use std::sync::Mutex;
 
-use tare_engine::{Engine, LayerState, PullOptions, Pulled, PushState};
-use tare_sys::Result;
+use tare_engine::{Engine, LayerState, PullOptions, Pulled, PushState, Reference};
+use tare_sys::{Error, Kind, Result};
 
 use crate::flag::{Flag, Given};
 use crate::human;
-use crate::progress::Progress;
+use crate::progress::{Doing, Progress};
 use crate::terminal::say;
 use crate::tree::Verb;
 
@@ -19,6 +18,7 @@ pub static PULL: Verb = Verb {
     most: 1,
     words_end_options: false,
     flags: &[
+        Flag::switch("all-tags", "Download all tagged images in the repository").short('a'),
         Flag::one(
             "platform",
             "string",
@@ -37,26 +37,58 @@ pub static PUSH: Verb = Verb {
     least: |_| 1,
     most: 1,
     words_end_options: false,
-    flags: &[Flag::switch("quiet", "Print the image's name only").short('q')],
+    flags: &[
+        Flag::switch("all-tags", "Push all tags of an image to the repository").short('a'),
+        Flag::switch("quiet", "Print the image's name only").short('q'),
+    ],
     act: push,
     failed: 1,
 };
 
 fn pull(engine: &Engine, given: &Given) -> Result<u8> {
-    let name = given.words()[0];
+    let word = given.words()[0];
     let quiet = given.on("quiet")?;
     let options = PullOptions { platform: given.text("platform").map(str::to_owned) };
+    let name = Reference::parse(word)?;
+    if !given.on("all-tags")? {
+        if !quiet && !has_tag(word) {
+            say("Using default tag: latest\n")?;
+        }
+        return pull_one(engine, &name, &options, quiet).map(|()| 0);
+    }
+    repository_alone(word)?;
+    for tag in engine.tags(word)? {
+        let name = Reference::parse(&format!("{}:{tag}", name.name()))?;
+        pull_one(engine, &name, &options, quiet)?;
+    }
+    Ok(0)
+}
+
+fn pull_one(engine: &Engine, name: &Reference, options: &PullOptions, quiet: bool) -> Result<()> {
     // Nobody listens any more: no reason to stop.
-    let pulled = fetch(engine, name, &options, quiet, &|line| drop(say(line)))?;
+    let pulled = fetch(engine, &name.full(), options, quiet, &|line| drop(say(line)))?;
     if !quiet {
         let status = if pulled.up_to_date { "Image is up to date for" } else { "Downloaded newer image for" };
         say(&format!("Digest: {}\nStatus: {status} {name}\n", pulled.digest))?;
     }
-    say(&format!("{}\n", pulled.name))?;
-    Ok(0)
+    say(&format!("{}\n", pulled.name))
 }
 
-/// Pulls, and shows how far it is. `tell` gets a line for each layer.
+/// Whether a name says which of a repository's images is meant.
+fn has_tag(name: &str) -> bool {
+    name.contains('@') || name.rsplit('/').next().is_some_and(|last| last.contains(':'))
+}
+
+fn repository_alone(name: &str) -> Result<()> {
+    match has_tag(name) {
+        true => {
+            Err(Error::new(Kind::Usage, "tag can't be used with --all-tags/-a").hint("leave one of them out"))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Pulls, and shows how far it is. `tell` gets the lines that stay.
 pub fn fetch(
     engine: &Engine,
     name: &str,
@@ -64,32 +96,71 @@ pub fn fetch(
     quiet: bool,
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<Pulled> {
-    let progress = Progress::new("Pulling", !quiet && io::stderr().is_terminal());
+    let name = Reference::parse(name)?;
+    let progress = Progress::new(Doing::Pulling, !quiet);
+    let begun = Mutex::new(false);
+    let begin = || {
+        let mut begun = begun.lock().unwrap_or_else(|err| err.into_inner());
+        if !std::mem::replace(&mut begun, true) && !quiet {
+            let tag = name.digest().map(ToString::to_string).or(name.tag().map(str::to_owned));
+            tell(&format!("{}: Pulling from {}\n", tag.unwrap_or_default(), from(&name)));
+        }
+    };
     // A layer may be told of twice, as one image may have it twice.
-    let finished = Mutex::new(Vec::new());
-    let pulled = engine.pull_image(name, options, &|digest, state| {
-        progress.tell(digest, state);
-        let word = match state {
-            LayerState::Held => "Already exists",
-            LayerState::Done => "Pull complete",
-            LayerState::Waiting | LayerState::Coming { .. } => return,
+    let (started, finished) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let pulled = engine.pull_image(&name.full(), options, &|digest, state| {
+        begin();
+        let (list, word) = match state {
+            LayerState::Held => (&finished, "Already exists"),
+            LayerState::Done => (&finished, "Pull complete"),
+            LayerState::Waiting => (&started, "Waiting for another tare"),
+            LayerState::Coming { .. } => (&started, "Pulling fs layer"),
+            LayerState::Queued { .. } => return progress.tell(digest, state),
         };
-        let Ok(mut finished) = finished.lock() else { return };
-        if !quiet && !finished.contains(digest) {
-            finished.push(digest.clone());
-            progress.clear();
-            tell(&format!("{}: {word}\n", human::short_id(digest.as_str())));
+        progress.tell(digest, state);
+        let mut list = list.lock().unwrap_or_else(|err| err.into_inner());
+        // What moves shows by itself that it has begun.
+        let is_end = matches!(state, LayerState::Held | LayerState::Done);
+        if !quiet && !list.contains(digest) && (is_end || !progress.is_live()) {
+            list.push(digest.clone());
+            let line = format!("{}: {word}\n", human::short_id(digest.as_str()));
+            progress.above(|| tell(&line));
         }
     });
     progress.clear();
     pulled
 }
 
+/// What a repository is called in its registry, as Docker says it.
+fn from(name: &Reference) -> String {
+    if name.domain() == "docker.io" { name.path().to_owned() } else { name.name() }
+}
+
 fn push(engine: &Engine, given: &Given) -> Result<u8> {
-    let name = given.words()[0];
+    let word = given.words()[0];
     let quiet = given.on("quiet")?;
-    let progress = Progress::new("Pushing", !quiet && io::stderr().is_terminal());
-    let digest = engine.push_image(name, &|digest, total, state| {
+    let name = Reference::parse(word)?;
+    let names = if given.on("all-tags")? {
+        repository_alone(word)?;
+        engine.names_in_repository(word)?
+    } else {
+        if !quiet && !has_tag(word) {
+            say("Using default tag: latest\n")?;
+        }
+        vec![name.to_string()]
+    };
+    if !quiet {
+        say(&format!("The push refers to repository [{}]\n", name.name()))?;
+    }
+    for name in names {
+        push_one(engine, &name, quiet)?;
+    }
+    Ok(0)
+}
+
+fn push_one(engine: &Engine, name: &str, quiet: bool) -> Result<()> {
+    let progress = Progress::new(Doing::Pushing, !quiet);
+    let pushed = engine.push_image(name, &|digest, total, state| {
         let word = match state {
             PushState::Going(bytes) => {
                 return progress.tell(digest, LayerState::Coming { bytes, total, entries: 0 });
@@ -98,14 +169,15 @@ fn push(engine: &Engine, given: &Given) -> Result<u8> {
             PushState::Mounted => "Mounted from another repository",
             PushState::Done => "Pushed",
         };
+        progress.tell(digest, LayerState::Done);
         if !quiet {
-            progress.clear();
+            let line = format!("{}: {word}\n", human::short_id(digest.as_str()));
             // Nobody listens any more: no reason to stop.
-            let _ = say(&format!("{}: {word}\n", human::short_id(digest.as_str())));
+            progress.above(|| drop(say(&line)));
         }
     });
     progress.clear();
-    let digest = digest?;
-    say(&if quiet { format!("{name}\n") } else { format!("{name}: digest: {digest}\n") })?;
-    Ok(0)
+    let (digest, size) = pushed?;
+    let tag = Reference::parse(name)?.tag().unwrap_or_default().to_owned();
+    say(&if quiet { format!("{name}\n") } else { format!("{tag}: digest: {digest} size: {size}\n") })
 }

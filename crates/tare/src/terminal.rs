@@ -29,6 +29,10 @@ pub fn width() -> usize {
 pub struct Paint(bool);
 
 impl Paint {
+    /// No colours.
+    #[cfg(test)]
+    pub const NONE: Paint = Paint(false);
+
     /// Colours only for a person who did not ask for none (<https://no-color.org>).
     pub fn stderr() -> Paint {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -49,13 +53,23 @@ impl Paint {
         self.with("1;33", text)
     }
 
+    /// For what has been done of something.
+    pub fn lively(self, text: &str) -> String {
+        self.with("36", text)
+    }
+
+    /// For what is not there yet.
+    pub fn faint(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
     /// For what to do about it.
     pub fn helpful(self, text: &str) -> String {
         self.with("1;36", text)
     }
 
     fn with(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.0 && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 

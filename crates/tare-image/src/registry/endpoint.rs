@@ -187,6 +187,29 @@ impl Endpoint {
         }
     }
 
+    /// Makes a request once, and once more where the server wants to see something first. `Err` inside: it broke off, and
+    /// may go better.
+    pub(super) fn once(
+        &self,
+        method: &str,
+        path: &str,
+        attempt: &mut dyn FnMut(&Agent, &str, Option<&str>) -> Result<Response<Body>, ureq::Error>,
+    ) -> Result<Result<Response<Body>>> {
+        let url = &self.url(path);
+        let mut shown = self.authorization();
+        for authorized in [false, true] {
+            match attempt(&self.agent, url, shown.as_deref()) {
+                Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED && !authorized => {
+                    shown = Some(self.authorize(&answer)?);
+                }
+                Ok(answer) => return Ok(Ok(answer)),
+                Err(err) if may_pass(&err) => return Ok(Err(failure::unreachable(method, url, &err))),
+                Err(err) => return Err(failure::unreachable(method, url, &err)),
+            }
+        }
+        Err(self.no_login())
+    }
+
     fn authorization(&self) -> Option<String> {
         self.authorization.lock().unwrap_or_else(|err| err.into_inner()).clone()
     }

@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -29,8 +30,13 @@ use crate::unpack::{self, Content, Limits, Unpacked, pipe, removal};
 pub(super) const INGEST: &str = "ingest";
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// How often a layer's bytes are asked for again, in a row, without one more byte coming.
+/// How often a layer's bytes are asked for again, in a row, without [`PROGRESS`].
 const TRIES: u32 = 5;
+/// Bytes that have to come before a source that broke off is believed to be a good one: with one byte for each try it
+/// could keep us for ever.
+const PROGRESS: u64 = 64 << 10;
+/// Before the source is asked again; longer each time.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A layer's folder, held against other processes until dropped.
 pub(super) struct Ingest {
@@ -161,7 +167,7 @@ impl Ingest {
         }
         let kept = File::open(&blob_path).doing(|| format!("open({blob_path:?})"))?;
         let tree = self.new_tree()?;
-        let rest = Resuming { source, wanted, at: have, inner: None, failures: 0 };
+        let rest = Resuming { source, wanted, at: have, inner: None, failures: 0, since: have };
         // What is there already is read, hashed and written over itself: the same way for every byte.
         let archive = kept.take(have).chain(rest);
         let entries = AtomicU64::new(0);
@@ -257,8 +263,10 @@ struct Resuming<'a> {
     wanted: Wanted<'a>,
     at: u64,
     inner: Option<Box<dyn Read + 'a>>,
-    /// In a row, without a byte between.
+    /// In a row, without [`PROGRESS`] between.
     failures: u32,
+    /// Where the last one was.
+    since: u64,
 }
 
 impl Read for Resuming<'_> {
@@ -282,7 +290,9 @@ impl Read for Resuming<'_> {
                 Ok(0) if self.at < self.wanted.size && length > 0 => {}
                 Ok(n) => {
                     self.at += n as u64;
-                    self.failures = 0;
+                    if self.at - self.since >= PROGRESS {
+                        self.failures = 0;
+                    }
                     return Ok(n);
                 }
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
@@ -290,11 +300,13 @@ impl Read for Resuming<'_> {
                 Err(_) => {}
             }
             self.failures += 1;
+            self.since = self.at;
             if self.failures > TRIES {
                 // The layer is too short; what there is of it says so best.
                 return Ok(0);
             }
             self.inner = None;
+            std::thread::sleep(PAUSE * self.failures);
         }
     }
 }

@@ -67,6 +67,11 @@ pub struct TakeOptions<'a> {
 pub enum LayerState {
     /// The store had it already.
     Held,
+    /// It is missing, and its turn will come.
+    Queued {
+        /// Bytes that its blob has.
+        total: u64,
+    },
     /// Another process is at it.
     Waiting,
     /// On its way.
@@ -206,6 +211,7 @@ impl ImageStore {
             if !self.holds(wanted) {
                 let ingest = Ingest::open(self, wanted.digest, &|| tell(wanted.digest, LayerState::Waiting))?;
                 if !self.holds(wanted) {
+                    tell(wanted.digest, LayerState::Queued { total: wanted.size });
                     missing.push((*wanted, ingest));
                     continue;
                 }
@@ -215,6 +221,8 @@ impl ImageStore {
             }
             tell(wanted.digest, LayerState::Held);
         }
+        // The long ones first: the short ones fill the gaps. What is renamed first plays no part.
+        missing.sort_by_key(|(wanted, _)| std::cmp::Reverse(wanted.size));
         let layers: Vec<_> = wanted.into_values().collect();
         let taken = self.fill_and_publish(incoming, described, &layers, &missing, source, names, options);
         match &taken {
