@@ -132,6 +132,8 @@ pub struct Request {
     pub path: String,
     /// By names in lower case.
     pub headers: HashMap<String, String>,
+    /// What came with it.
+    pub body: Vec<u8>,
 }
 
 /// What a [`Server`] answers.
@@ -145,6 +147,10 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// The connection ends after so many of them.
     pub cut: Option<usize>,
+    /// After them come zeros, for ever.
+    pub endless: bool,
+    /// After so many of them it waits until there is such a file, and sends the rest then.
+    pub pause: Option<(usize, PathBuf)>,
 }
 
 impl Answer {
@@ -176,19 +182,29 @@ pub struct Server {
 impl Server {
     /// Answers by this function.
     pub fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Server {
+        Server::deaf(answer, |_| None)
+    }
+
+    /// The same, but of some requests it hears only so many bytes, and then breaks off.
+    pub fn deaf(
+        answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+        hears: impl Fn(&Request) -> Option<u64> + Send + Sync + 'static,
+    ) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address").to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let (seen, answer) = (Arc::clone(&requests), Arc::new(answer));
+        let (seen, answer) = (Arc::clone(&requests), Arc::new((answer, hears)));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { continue };
                 let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
                 std::thread::spawn(move || {
-                    let Some(request) = read(&stream) else { return };
+                    let Some((request, whole)) = read(&stream, &answer.1) else { return };
                     seen.lock().expect("no panic while held").push(request.clone());
-                    // The other side may have gone.
-                    let _ = write(stream, &answer(&request));
+                    if whole {
+                        // The other side may have gone.
+                        let _ = write(stream, &answer.0(&request));
+                    }
                 });
             }
         });
@@ -201,7 +217,8 @@ impl Server {
     }
 }
 
-fn read(stream: &TcpStream) -> Option<Request> {
+/// A request, and whether all of it was heard.
+fn read(stream: &TcpStream, hears: &dyn Fn(&Request) -> Option<u64>) -> Option<(Request, bool)> {
     let mut lines = BufReader::new(stream);
     let mut line = String::new();
     lines.read_line(&mut line).ok()?;
@@ -215,8 +232,11 @@ fn read(stream: &TcpStream) -> Option<Request> {
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
     let length = headers.get("content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
-    std::io::copy(&mut lines.take(length), &mut std::io::sink()).ok()?;
-    Some(Request { method, path, headers })
+    let mut request = Request { method, path, headers, body: Vec::new() };
+    let heard = hears(&request).unwrap_or(length).min(length);
+    lines.take(heard).read_to_end(&mut request.body).ok()?;
+    let whole = request.body.len() as u64 == length;
+    Some((request, whole))
 }
 
 fn write(mut stream: TcpStream, answer: &Answer) -> std::io::Result<()> {
@@ -224,11 +244,24 @@ fn write(mut stream: TcpStream, answer: &Answer) -> std::io::Result<()> {
     for (name, value) in &answer.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if !answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+    let says_length = answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    if !says_length && !answer.endless {
         head += &format!("Content-Length: {}\r\n", answer.body.len());
     }
     stream.write_all((head + "\r\n").as_bytes())?;
-    stream.write_all(&answer.body[..answer.cut.unwrap_or(answer.body.len())])
+    let body = &answer.body[..answer.cut.unwrap_or(answer.body.len())];
+    let (now, later) = body.split_at(answer.pause.as_ref().map_or(body.len(), |(bytes, _)| *bytes));
+    stream.write_all(now)?;
+    if let Some((_, gate)) = &answer.pause {
+        eventually("the test lets the server go on", || gate.exists());
+    }
+    stream.write_all(later)?;
+    if !answer.endless {
+        return Ok(());
+    }
+    loop {
+        stream.write_all(&[0; 64 << 10])?;
+    }
 }
 
 #[track_caller]

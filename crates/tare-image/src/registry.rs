@@ -200,6 +200,10 @@ impl Source for Repository {
         self.each(|endpoint| {
             let what = || format!("{}/{}@{digest}", endpoint.domain, self.path);
             let mut response = endpoint.get(Ask { path: &path, from, ..Ask::default() })?;
+            if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && from > 0 {
+                // What is there may not be a part of it: the digest will say so.
+                response = endpoint.get(Ask { path: &path, ..Ask::default() })?;
+            }
             let skip = match response.status() {
                 StatusCode::PARTIAL_CONTENT if from > 0 && begins_at(&response, from) => 0,
                 // It does not know ranges.

@@ -12,8 +12,9 @@
 
 mod board;
 
-use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io::{self, IsTerminal};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tare_engine::{Digest, LayerState};
@@ -22,89 +23,116 @@ use crate::terminal::complain;
 pub use board::Doing;
 use board::{Board, Look};
 
-/// How often the lines move.
+/// How often the lines may move.
 const BEAT: Duration = Duration::from_millis(100);
 
-/// The lines that move; none where standard error is no terminal.
+/// The lines that move; none where standard error is no terminal. A thread draws them, so that they show a standstill as
+/// well.
 pub struct Progress {
-    look: Option<Look>,
+    shared: Arc<Shared>,
+    painter: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    look: Look,
     screen: Mutex<Screen>,
+    is_over: Condvar,
 }
 
 struct Screen {
     board: Board,
-    /// Lines that are on the terminal now.
-    drawn: usize,
-    last: Option<Instant>,
+    /// What is on the terminal now.
+    drawn: Vec<String>,
+    over: bool,
 }
 
 impl Progress {
     /// `wanted`: not if somebody asked for quiet.
     pub fn new(doing: Doing, wanted: bool) -> Progress {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let look = (wanted && !dumb && io::stderr().is_terminal()).then(Look::of_terminal);
-        let screen = Screen { board: Board::new(doing), drawn: 0, last: None };
-        Progress { look, screen: Mutex::new(screen) }
+        let live = wanted && !dumb && io::stderr().is_terminal();
+        let screen = Screen { board: Board::new(doing), drawn: Vec::new(), over: false };
+        let shared = Arc::new(Shared {
+            look: Look::of_terminal(),
+            screen: Mutex::new(screen),
+            is_over: Condvar::new(),
+        });
+        let painter = live.then(|| {
+            let shared = Arc::clone(&shared);
+            // Without the thread nothing moves, and all else is as it should be.
+            std::thread::Builder::new().name("tare-progress".to_owned()).spawn(move || shared.paint()).ok()
+        });
+        Progress { shared, painter: painter.flatten() }
     }
 
     /// Whether anything moves.
     pub fn is_live(&self) -> bool {
-        self.look.is_some()
+        self.painter.is_some()
     }
 
     /// Hears of a layer.
     pub fn tell(&self, digest: &Digest, state: LayerState) {
-        let Some(look) = &self.look else { return };
-        let (now, mut screen) = (Instant::now(), self.screen());
-        screen.board.tell(digest, state, now);
-        let moves = matches!(state, LayerState::Coming { .. });
-        if moves && screen.last.is_some_and(|last| now.duration_since(last) < BEAT) {
-            return;
-        }
-        screen.last = Some(now);
-        screen.draw(&look.fitting(), now);
+        self.shared.screen().board.tell(digest, state, Instant::now());
     }
 
     /// Has something printed that stays, above the lines that move.
     pub fn above(&self, print: impl FnOnce()) {
-        let mut screen = self.screen();
-        let was = screen.drawn > 0;
+        let mut screen = self.shared.screen();
+        let was = !screen.drawn.is_empty();
         screen.clear();
         print();
-        if let Some(look) = self.look.as_ref().filter(|_| was) {
-            screen.draw(&look.fitting(), Instant::now());
+        if was {
+            screen.draw(&self.shared.look.fitting());
         }
     }
 
-    /// Takes the lines away.
+    /// Takes the lines away, for good.
     pub fn clear(&self) {
-        self.screen().clear();
+        let mut screen = self.shared.screen();
+        screen.over = true;
+        screen.clear();
+        self.shared.is_over.notify_all();
     }
+}
 
+impl Shared {
     fn screen(&self) -> MutexGuard<'_, Screen> {
         self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paint(&self) {
+        let mut screen = self.screen();
+        while !screen.over {
+            screen.draw(&self.look.fitting());
+            let waited = self.is_over.wait_timeout(screen, BEAT);
+            screen = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 }
 
 impl Screen {
-    fn draw(&mut self, look: &Look, now: Instant) {
-        let lines = self.board.lines(look, now);
-        let mut text = up(self.drawn);
+    fn draw(&mut self, look: &Look) {
+        let lines = self.board.lines(look, Instant::now());
+        if lines == self.drawn {
+            return;
+        }
+        let mut text = up(self.drawn.len());
         for line in &lines {
             text += line;
             // To the end of the line: what was longer before goes.
             text += "\x1b[K\n";
         }
-        if self.drawn > lines.len() {
+        if self.drawn.len() > lines.len() {
             text += "\x1b[J";
         }
-        self.drawn = lines.len();
+        self.drawn = lines;
         complain(&text);
     }
 
     fn clear(&mut self) {
-        if self.drawn > 0 {
-            complain(&(up(std::mem::take(&mut self.drawn)) + "\x1b[J"));
+        if !self.drawn.is_empty() {
+            complain(&(up(self.drawn.len()) + "\x1b[J"));
+            self.drawn.clear();
         }
     }
 }
@@ -116,6 +144,9 @@ fn up(lines: usize) -> String {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
-        let _ = io::stderr().flush();
+        if let Some(painter) = self.painter.take() {
+            // It has nothing to tell.
+            let _ = painter.join();
+        }
     }
 }

@@ -45,6 +45,9 @@ pub(super) struct Endpoint {
     authorization: Mutex<Option<String>>,
 }
 
+/// Makes one request, and may be changed by it: of an address, with what is to be shown.
+pub(super) type Once<'a> = dyn FnMut(&Agent, &str, Option<&str>) -> Result<Response<Body>, ureq::Error> + 'a;
+
 /// What is asked for.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Ask<'a> {
@@ -193,7 +196,7 @@ impl Endpoint {
         &self,
         method: &str,
         path: &str,
-        attempt: &mut dyn FnMut(&Agent, &str, Option<&str>) -> Result<Response<Body>, ureq::Error>,
+        attempt: &mut Once<'_>,
     ) -> Result<Result<Response<Body>>> {
         let url = &self.url(path);
         let mut shown = self.authorization();

@@ -271,12 +271,11 @@ struct Resuming<'a> {
 
 impl Read for Resuming<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        // One byte more than was promised is enough to know that it is too long.
-        let left = self.wanted.size.saturating_add(1).saturating_sub(self.at);
-        let length = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        if self.at == self.wanted.size && self.inner.is_none() {
-            return Ok(0);
+        let left = self.wanted.size.saturating_sub(self.at);
+        if left == 0 {
+            return self.end();
         }
+        let length = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         loop {
             let inner = match &mut self.inner {
                 Some(inner) => inner,
@@ -287,7 +286,7 @@ impl Read for Resuming<'_> {
                 ),
             };
             match inner.read(&mut into[..length]) {
-                Ok(0) if self.at < self.wanted.size && length > 0 => {}
+                Ok(0) if length > 0 => {}
                 Ok(n) => {
                     self.at += n as u64;
                     if self.at - self.since >= PROGRESS {
@@ -308,6 +307,20 @@ impl Read for Resuming<'_> {
             self.inner = None;
             std::thread::sleep(PAUSE * self.failures);
         }
+    }
+}
+
+impl Resuming<'_> {
+    /// Whether the source ends where it should.
+    fn end(&mut self) -> io::Result<usize> {
+        // One that breaks off now has given all that was wanted.
+        let more = self.inner.take().is_some_and(|mut inner| inner.read(&mut [0]).is_ok_and(|n| n > 0));
+        if !more {
+            return Ok(0);
+        }
+        let what = format!("its size is more than {} bytes", self.wanted.size);
+        let hint = "the source sends other bytes than its manifest promises; ask its owner";
+        Err(io::Error::other(Error::new(Kind::Corrupt, what).hint(hint)))
     }
 }
 

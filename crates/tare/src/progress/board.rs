@@ -114,8 +114,12 @@ impl Board {
         }
     }
 
-    /// The picture: a line for each layer at which something happens, and one for all. None is as wide as the terminal.
+    /// The picture: a line for each layer at which something happens, and one for all; none before
+    /// anything is known. None is as wide as the terminal.
     pub fn lines(&self, look: &Look, now: Instant) -> Vec<String> {
+        if self.layers.is_empty() {
+            return Vec::new();
+        }
         let (columns, rows) = look.size;
         let active =
             self.layers.iter().filter(|(_, layer)| matches!(layer.stage, Stage::Coming | Stage::Waiting));
