@@ -23,6 +23,7 @@ pub mod host;
 pub mod patience;
 pub mod process;
 pub mod registry;
+pub mod resolver;
 pub mod terminal;
 
 pub use bundle::{Bundle, Receiver};

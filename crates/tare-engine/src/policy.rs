@@ -8,6 +8,7 @@
 mod devices;
 mod mounts;
 mod namespaces;
+mod network;
 mod resources;
 mod security;
 
@@ -26,6 +27,7 @@ use tare_sys::{Error, Kind, Result};
 use crate::request::{Config, CreateRequest, Ulimit};
 
 pub use namespaces::{Share, Sharing, sharing};
+pub use network::check_network;
 pub use security::{Seccomp, security};
 
 /// What a container gets where neither the caller nor the image says anything.
@@ -134,6 +136,7 @@ impl Plan {
 pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result<Plan> {
     let (config, host) = (&request.config, &request.host_config);
     let sharing = sharing(host)?;
+    check_network(host)?;
     let mut warnings = Vec::new();
     let secure = security(host)?;
     let hostname = hostname(request, &facts.id);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+pub use tare_network::rate::Limits as NetworkLimits;
 
 /// Everything needed to make one container.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -162,6 +163,8 @@ pub struct HostConfig {
     pub cpuset_mems: String,
     /// Processes allowed; `None`: tare's default; -1 or 0: unlimited.
     pub pids_limit: Option<i64>,
+    /// What it may do on its networks; a tare extension.
+    pub network_limits: NetworkLimits,
     /// 10 to 1000; 0: none asked.
     pub blkio_weight: u16,
     /// Read limits in bytes per second.

@@ -291,10 +291,11 @@ fn write_files(record: &Record, folders: &Folders, base: Option<u32>) -> Result<
     let hostname = policy::hostname(request, &record.id);
     let host_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let config = &request.config;
+    let place = files::Place::default();
     for (name, text) in [
-        ("hosts", files::hosts(&hostname, &config.domainname, &request.host_config.extra_hosts)),
+        ("hosts", files::hosts(&hostname, &config.domainname, &request.host_config.extra_hosts, &place)),
         ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", files::resolv_conf(&host_resolv, &request.host_config)),
+        ("resolv.conf", files::resolv_conf(&host_resolv, &request.host_config, place.served)),
     ] {
         let path = folders.run.join(name);
         write_owned(&path, &text, base).map_err(crate::container::explain_full)?;

@@ -10,11 +10,15 @@
 //! would take three more modules and another link. A container with CAP_NET_ADMIN can lift what holds at its
 //! own end; by default none has it.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tare_sys::netlink::{Answer, Body, Netlink, flag, kind};
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::netlink::{Body, Netlink, flag, kind};
+use tare_sys::{Error, Kind, Result};
+
+use crate::attach::Connection;
+use crate::link;
 
 /// What a container may do on its networks, each of them for itself. Empty: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,9 +90,21 @@ const QUEUE: usize = 20;
 /// Length of `struct ifinfomsg`.
 const LINK: usize = 16;
 
+/// Puts limits on all links of a container, or others in their place, or lifts them. The caller has to be
+/// single-threaded, or the calling thread be left alone: it visits the container's network namespace.
+pub fn hold(limits: &Limits, connections: &[Connection], netns: BorrowedFd<'_>) -> Result<()> {
+    let mut host = Netlink::open()?;
+    let mut container = link::open_in(netns)?;
+    for Connection { network, endpoint } in connections {
+        let end = network.has_bridge().then_some(End { netlink: &mut host, name: &endpoint.host_link });
+        apply(limits, end, End { netlink: &mut container, name: &endpoint.link })?;
+    }
+    Ok(())
+}
+
 /// Puts limits on a link, or others in their place, or lifts them. `host` is its end on a bridge; a link
 /// without one (macvlan) cannot be limited in what it gets.
-pub fn apply(limits: &Limits, host: Option<End<'_>>, container: End<'_>) -> Result<()> {
+fn apply(limits: &Limits, host: Option<End<'_>>, container: End<'_>) -> Result<()> {
     match host {
         Some(end) => shape(end, limits.host_end())?,
         None if limits.incoming != 0 => {
@@ -104,7 +120,8 @@ pub fn apply(limits: &Limits, host: Option<End<'_>>, container: End<'_>) -> Resu
 }
 
 fn shape(end: End<'_>, wanted: Shape) -> Result<()> {
-    let index = find(end.netlink, end.name)?;
+    let found = link::find(end.netlink, end.name)?;
+    let index = found.ok_or_else(|| gone(end.name))?.index;
     let what = |doing: &str| format!("{doing} of {}", end.name);
     let now = current(end.netlink, index)?;
     let (tbf, netem) = (wanted.rate != 0, wanted.delay != 0 || wanted.loss != 0);
@@ -282,18 +299,13 @@ impl Counters {
     }
 }
 
-/// The number of a link.
-fn find(netlink: &mut Netlink, name: &str) -> Result<u32> {
-    let body = Body::new(&[0; LINK]).string(IFLA_IFNAME, name)?;
-    let answers = netlink
-        .ask(kind::GETLINK, 0, &body, &format!("look for {name}"))
-        .doing(|| format!("limit the link {name}"))?;
-    let header = answers.first().and_then(Answer::header::<LINK>).ok_or_else(cut_off)?;
-    long(header, 4).ok_or_else(cut_off)
-}
-
 fn long(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn gone(name: &str) -> Error {
+    Error::new(Kind::NotFound, format!("limit the link {name}: it is not there"))
+        .hint("somebody has removed or renamed it")
 }
 
 fn cut_off() -> Error {

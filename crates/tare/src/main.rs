@@ -29,6 +29,7 @@ mod table;
 mod template;
 mod terminal;
 mod tree;
+mod update;
 
 #[global_allocator]
 static ARENA: tare_sys::arena::Arena = tare_sys::arena::Arena::new();

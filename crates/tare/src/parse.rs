@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+pub mod bandwidth;
 pub mod clock;
 pub mod device;
 pub mod file;
@@ -142,13 +143,14 @@ pub fn mode(words: &'static [&'static str], joins: bool) -> impl Fn(&str) -> Par
     }
 }
 
-/// `HOST:ADDRESS` or `HOST=ADDRESS`, as `HOST:ADDRESS`.
+/// `HOST:ADDRESS` or `HOST=ADDRESS`, as `HOST:ADDRESS`; the address may be `host-gateway`.
 pub fn extra_host(text: &str) -> Parsed<String> {
     let Some((host, address)) = text.split_once(['=', ':']).filter(|(host, _)| !host.is_empty()) else {
         return Err("it must be HOST:ADDRESS".to_owned());
     };
+    // The engine knows what that is once the container has an address.
     if address == "host-gateway" {
-        return Err("host-gateway needs a network of its own, which is not there yet".to_owned());
+        return Ok(format!("{host}:{address}"));
     }
     let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     ip(address).map(|address| format!("{host}:{address}"))

@@ -14,7 +14,9 @@ use tare_sys::{Context, Error, Kind, Result};
 use crate::events;
 use crate::failure;
 use crate::flag::{self, Flag, Given};
-use crate::{carry, containers, help, images, import, info, login, ps, pull, registry, run, start, terminal};
+use crate::{
+    carry, containers, help, images, import, info, login, ps, pull, registry, run, start, terminal, update,
+};
 
 /// One thing that can be done.
 pub struct Verb {
@@ -89,6 +91,7 @@ pub static OTHERS: &[Place] = &[
     place("start", &start::START),
     place("stop", &containers::STOP),
     place("tag", &carry::TAG),
+    place("update", &update::UPDATE),
 ];
 
 /// The kinds of objects. A new group also gets a row in `command`.
@@ -107,6 +110,7 @@ const CONTAINER: Group = Group {
         place("run", &run::RUN),
         place("start", &start::START),
         place("stop", &containers::STOP),
+        place("update", &update::UPDATE),
     ],
 };
 

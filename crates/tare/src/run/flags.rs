@@ -60,6 +60,9 @@ pub const FLAGS: &[Flag] = &[
         "Attach a file system (type=bind|tmpfs,…)",
     ),
     Flag::one("name", "string", "web", "Name of the container"),
+    Flag::one("net-delay", "time", "50ms", "Hold back everything that the container sends"),
+    Flag::one("net-loss", "percent", "1%", "Lose some of what the container sends"),
+    Flag::one("net-rate", "rates", "in=10mbit,out=2mbit", "Bandwidth of the container, each way"),
     Flag::one("network", "network", "none", "Network to use (private|none|host|container:NAME)").alias("net"),
     Flag::switch("oom-kill-disable", "Wait instead of killing when memory runs out (cgroup v1 only)"),
     Flag::one(

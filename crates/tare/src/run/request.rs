@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tare_engine::request::{Config, CreateRequest, HostConfig, TimeOffsets};
+use tare_engine::request::{Config, CreateRequest, HostConfig, NetworkLimits, TimeOffsets};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::flag::Given;
-use crate::parse::{self, Parsed, clock, device, file, mount};
+use crate::parse::{self, Parsed, bandwidth, clock, device, file, mount};
 
 const NAMESPACES: &[&str] = &["private", "host"];
 const ANY: i64 = i64::MAX;
@@ -211,12 +211,23 @@ fn limits(given: &Given, host_config: HostConfig) -> Result<HostConfig> {
         cpuset_cpus: owned(given, "cpuset-cpus"),
         cpuset_mems: owned(given, "cpuset-mems"),
         pids_limit: given.value("pids-limit", parse::number(-1, ANY))?,
+        network_limits: network_limits(given)?,
         blkio_weight: given.value("blkio-weight", blkio_weight)?.unwrap_or_default(),
         blkio_device_read_bps: given.values("device-read-bps", device::byte_rate)?,
         blkio_device_write_bps: given.values("device-write-bps", device::byte_rate)?,
         blkio_device_read_iops: given.values("device-read-iops", device::operation_rate)?,
         blkio_device_write_iops: given.values("device-write-iops", device::operation_rate)?,
         ..host_config
+    })
+}
+
+fn network_limits(given: &Given) -> Result<NetworkLimits> {
+    let rates = given.value("net-rate", bandwidth::rates)?.unwrap_or_default();
+    Ok(NetworkLimits {
+        incoming: rates.incoming.unwrap_or_default(),
+        outgoing: rates.outgoing.unwrap_or_default(),
+        delay: given.value("net-delay", bandwidth::delay)?.unwrap_or_default(),
+        loss: given.value("net-loss", bandwidth::loss)?.unwrap_or_default(),
     })
 }
 

@@ -1,0 +1,53 @@
+//! The name server of a running container: its monitor opens it, and who connects the container to another
+//! network tells it.
+#![expect(dead_code, reason = "until containers are put on networks")]
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use tare_network::Connection;
+use tare_network::names::{Attachment, Config, Directory, Server};
+use tare_sys::Result;
+
+use crate::container::{Record, Roots};
+
+/// Opens it; a container without a network has none.
+pub fn open(
+    roots: &Roots,
+    record: &Record,
+    connections: &[Connection],
+    netns: BorrowedFd<'_>,
+) -> Result<Option<Server>> {
+    if connections.is_empty() {
+        return Ok(None);
+    }
+    let folders = tare_network::Folders::new(&roots.state, &roots.run);
+    let named: Vec<IpAddr> =
+        record.request.host_config.dns.iter().filter_map(|address| address.parse().ok()).collect();
+    let config = Config {
+        netns,
+        directory: Directory::new(folders, attachments(connections), changes(roots, &record.id)),
+        named: &named,
+        resolv_conf: Path::new("/etc/resolv.conf"),
+    };
+    Server::open(config).map(Some)
+}
+
+/// Tells the name server of a running container on which networks it is from now on.
+pub fn tell(roots: &Roots, id: &str, connections: &[Connection]) -> Result<()> {
+    Directory::write_changes(&changes(roots, id), &attachments(connections))
+}
+
+fn changes(roots: &Roots, id: &str) -> PathBuf {
+    roots.folders(id).run.join("networks.json")
+}
+
+fn attachments(connections: &[Connection]) -> Vec<Attachment> {
+    let attachment = |Connection { network, .. }: &Connection| Attachment {
+        network_id: network.id.clone(),
+        name: network.name.clone(),
+        internal: network.internal,
+    };
+    connections.iter().map(attachment).collect()
+}
