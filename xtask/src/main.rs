@@ -42,6 +42,8 @@ Chores:
        --runs N                 1000 unless told otherwise
   soak full-disk                the same commands on a disk that is full at 50 points
        --runs N                 50 unless told otherwise
+  soak fuzz                     what strangers send, made at random: archives, layers, documents, names (fuzz/)
+       --seconds N              600 for each target unless told otherwise
   soak oci-run                  2,000 short runs of the OCI runtime under load, each with its own exit code
        --runs N                 2000 unless told otherwise
   soak oci-kills|oci-steps|oci-races

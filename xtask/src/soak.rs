@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-use crate::workspace::option;
+use crate::workspace::{self, Workspace, option, output};
 
 /// The variable by which a test learns how many runs are wanted.
 const RUNS: &str = "TARE_SOAK_RUNS";
@@ -23,11 +23,19 @@ const SOAKS: [(&str, u32, &str); 8] = [
     ("oci-races", 1000, "swapped"),
 ];
 
-/// `cargo xtask soak NAME [--runs N]`, by the names in [`SOAKS`].
+/// Targets of `fuzz/`.
+const FUZZ_TARGETS: [&str; 6] = ["archive", "layer", "images", "manifest", "config", "reference"];
+/// Inputs to each target where libFuzzer is not installed.
+const MUTATIONS: &str = "20000";
+
+/// `cargo xtask soak NAME [--runs N]`, by the names in [`SOAKS`], and `soak fuzz [--seconds N]`.
 pub fn chore(words: &[&str]) -> Result<ExitCode> {
     let (name, mut rest) = words.split_first().map_or(("", words), |(name, rest)| (*name, rest));
+    if name == "fuzz" {
+        return fuzz(rest);
+    }
     let Some((_, mut runs, test)) = SOAKS.into_iter().find(|soak| soak.0 == name) else {
-        bail!("the soaks are {}", SOAKS.map(|soak| soak.0).join(", "));
+        bail!("the soaks are fuzz, {}", SOAKS.map(|soak| soak.0).join(", "));
     };
     while !rest.is_empty() {
         match option(&mut rest, "--runs")? {
@@ -40,4 +48,56 @@ pub fn chore(words: &[&str]) -> Result<ExitCode> {
         .env(RUNS, runs.to_string())
         .status()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Each target of `fuzz/` for so many seconds, by libFuzzer; it needs a nightly compiler and cargo-fuzz. Without them, the
+/// same targets by the tests' own mutations.
+fn fuzz(mut words: &[&str]) -> Result<ExitCode> {
+    let mut seconds = "600";
+    while !words.is_empty() {
+        match option(&mut words, "--seconds")? {
+            Some(number) => seconds = number,
+            None => bail!("soak fuzz does not know `{}`", words[0]),
+        }
+    }
+    let workspace = Workspace::find()?;
+    let tests = |words: &[&str]| {
+        let mut command = workspace.cargo();
+        command.args([
+            "test",
+            "--profile",
+            "ci",
+            "--package",
+            "tare-image",
+            "--test",
+            "image",
+            "--",
+            "--nocapture",
+        ]);
+        command.args(words);
+        command
+    };
+    let nightly = |words: &[&str]| {
+        let mut command = Command::new("rustup");
+        // Cargo's own variables name the compiler that runs us.
+        command.args(["run", "nightly", "cargo", "fuzz"]).args(words).current_dir(&workspace.root);
+        for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
+            command.env_remove(name);
+        }
+        command
+    };
+    if output(&mut nightly(&["--version"])).is_err() {
+        println!("neither a nightly compiler nor cargo-fuzz: the tests' own mutations are taken");
+        workspace::run(tests(&["whatever_strangers_send"]).env("TARE_SOAK_RUNS", MUTATIONS))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let corpus = workspace.root.join("fuzz/corpus");
+    workspace::run(tests(&["--ignored", "inputs_to_begin_from"]).env("TARE_FUZZ_CORPUS", &corpus))?;
+    for target in FUZZ_TARGETS {
+        println!("{target}, for {seconds} s");
+        let time = format!("-max_total_time={seconds}");
+        let limits = ["-max_len=16384", "-rss_limit_mb=1024", "-timeout=20", "-print_final_stats=1"];
+        workspace::run(nightly(&["run", target, "--", &time]).args(limits))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

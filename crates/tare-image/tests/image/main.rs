@@ -8,6 +8,7 @@ mod differential;
 mod documents;
 mod faults;
 mod hostile;
+mod mutations;
 mod round_trip;
 mod sparse;
 mod store;
