@@ -5,6 +5,7 @@
 //!     container.json                what was asked for, and from which image; rewritten by `rename` and `update` alone
 //!     status.json                   what became of it; there since it was created for good, or first started
 //!     log.json                      its output, one JSON object a line (Docker's json-file)
+//!     volumes.json                  the anonymous volumes that were made for it, if any
 //!     rw/upper  rw/work             its writable layer, with true ids on disk
 //! <state>/names/<name> -> <id>      a link: made exclusively, so a name has one owner
 //! <state>/trash/<id>                being removed
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tare_image::ImageConfig;
 use tare_sys::{Context, Error, Kind, Result};
 
+use crate::policy::MountPoint;
 use crate::request::CreateRequest;
 use tare_sys::time::Moment;
 
@@ -66,6 +68,9 @@ pub struct Record {
     pub stop_signal: i32,
     /// What the image said about running it.
     pub image: ImageConfig,
+    /// Its volumes, and what it took over from other containers.
+    #[serde(default)]
+    pub mounts: Vec<MountPoint>,
 }
 
 /// What a container is doing.
@@ -367,7 +372,8 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     })
 }
 
-fn write_json<T: Serialize>(folder: &Path, name: &str, value: &T) -> Result<()> {
+/// Writes a small JSON file: whoever reads it meanwhile finds the old one or the new one.
+pub fn write_json<T: Serialize>(folder: &Path, name: &str, value: &T) -> Result<()> {
     let (path, temporary) = (folder.join(name), folder.join(format!(".{name}")));
     let what = || format!("write {}", path.display());
     let mut text =

@@ -16,7 +16,7 @@ use crate::engine::{Engine, need_root};
 use crate::events::Event;
 use crate::policy::{self, ImageSays, Plan, Share};
 use crate::request::CreateRequest;
-use crate::{facts, host_image, name, removal, sweep};
+use crate::{facts, host_image, name, removal, sweep, volume};
 
 /// A container that was made and not started yet.
 pub struct Created {
@@ -62,6 +62,10 @@ impl Engine {
         let folders = self.roots.folders(&id);
         facts.files = folders.run.clone();
         let shared = self.find_shared(&sharing, &mut facts)?;
+        let inherited = volume::inherited(&self.roots, &request)?;
+        let mut wanted = policy::volumes::wanted(&request, &image.config.volumes, inherited)?;
+        volume::resolve(&self.roots, &mut wanted)?;
+        facts.mounts = wanted.iter().map(|wanted| wanted.point.clone()).collect();
         if matches!(sharing.user, Share::Host) {
             tare_runtime::exe::make_read_only()?;
         }
@@ -78,6 +82,7 @@ impl Engine {
         let mut undo = Undo { roots: &self.roots, id: id.clone(), name: None, armed: true };
         let name = self.claim_name(&request.name, &id, &random)?;
         undo.name = Some(name.clone());
+        let volumes = volume::Claims::make(&self.roots, &folders, &wanted)?;
         let parent = match request.host_config.cgroup_parent.as_str() {
             "" => Path::new("/tare"),
             parent => Path::new(parent),
@@ -93,9 +98,13 @@ impl Engine {
             id: id.clone(),
             request,
             image: image.config,
+            mounts: facts.mounts,
         };
         if !record.image_id.is_empty() {
             folders.make_writable_layer().map_err(crate::container::explain_full)?;
+        }
+        if volumes.want_content() {
+            volumes.fill(&self.roots, &id, &self.rootfs(&record, &folders)?)?;
         }
         folders.write_record(&record).map_err(crate::container::explain_full)?;
         undo.armed = false;

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tare_sys::{Error, Kind, Result};
 
-use crate::container::{Folders, Roots, State, Status};
+use crate::container::{Folders, Record, Roots, State, Status};
 use crate::policy::{self, Share};
 
 /// Everything about one container.
@@ -73,7 +73,7 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
                 "WorkDir": folders.state.join("rw/work"),
             },
         },
-        "Mounts": mounts(&record.request),
+        "Mounts": mounts(&record),
         "Config": config_json,
         "NetworkSettings": { "Networks": {}, "Ports": {} },
         "Tare": {
@@ -92,30 +92,23 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
     }))
 }
 
-fn mounts(request: &crate::request::CreateRequest) -> Vec<Value> {
-    let host = &request.host_config;
-    let binds = host.binds.iter().filter_map(|bind| {
-        let mut parts = bind.split(':');
-        let (source, destination) = (parts.next()?, parts.next()?);
-        let mode = parts.next().unwrap_or_default();
-        let read_only = mode.split(',').any(|word| word == "ro");
-        let propagation = mode
-            .split(',')
-            .find(|word| word.ends_with("private") || word.ends_with("slave") || word.ends_with("shared"));
-        Some(json!({
-            "Type": "bind", "Source": source, "Destination": destination, "Mode": mode,
-            "RW": !read_only, "Propagation": propagation.unwrap_or("rprivate"),
-        }))
+fn mounts(record: &Record) -> Vec<Value> {
+    let points = policy::mount_points(&record.request, &record.mounts);
+    let points = points.iter().map(|point| {
+        let mut value = json!({
+            "Type": point.kind, "Source": point.source, "Destination": point.destination, "Mode": point.mode,
+            "RW": point.rw, "Propagation": point.propagation,
+        });
+        if point.kind == "volume" {
+            value["Name"] = json!(point.name);
+            value["Driver"] = json!(point.driver);
+        }
+        value
     });
-    let mounts = host.mounts.iter().map(|mount| {
-        json!({
-            "Type": if mount.kind.is_empty() { "bind" } else { &mount.kind },
-            "Source": mount.source, "Destination": mount.target, "Mode": "", "RW": !mount.read_only,
-            "Propagation": mount.propagation,
-        })
+    let host = &record.request.host_config;
+    let tmpfs = host.mounts.iter().filter(|mount| mount.kind == "tmpfs").map(|mount| {
+        json!({ "Type": "tmpfs", "Source": "", "Destination": mount.target, "Mode": "", "RW": !mount.read_only,
+            "Propagation": "" })
     });
-    let tmpfs = host.tmpfs.iter().map(|(destination, options)| {
-        json!({ "Type": "tmpfs", "Source": "", "Destination": destination, "Mode": options, "RW": true, "Propagation": "" })
-    });
-    binds.chain(mounts).chain(tmpfs).collect()
+    points.chain(tmpfs).collect()
 }

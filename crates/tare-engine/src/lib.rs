@@ -36,6 +36,7 @@ mod start;
 mod stop;
 mod sweep;
 mod update;
+mod volume;
 mod watch;
 
 pub use attach::Attachment;
@@ -57,3 +58,4 @@ pub use tare_image::store::LayerState;
 pub use tare_image::{Digest, Reference};
 pub use tare_sys::signal::number as signal_number;
 pub use update::Update;
+pub use volume::{Pruned, Volume};

@@ -159,6 +159,7 @@ fn run(mut job: Job, channel: Channel) {
                 removal::discard(&job.roots, &job.record);
             } else {
                 crate::start::failed(&job.folders, &err);
+                crate::volume::unmount_unused(&job.roots, &job.record.id, &job.record.mounts);
                 removal::delete_run_folder(&job.folders);
             }
             if let Some(base) = job.prepared.base {
@@ -180,6 +181,11 @@ fn run(mut job: Job, channel: Channel) {
     relay(&running, output, &mut log, &mut client);
     let ended = process::wait(running.child.pidfd.as_fd()).unwrap_or(Ended::Killed(9));
     let exit = report(&job, &cgroup, ended);
+    crate::volume::unmount_unused(&job.roots, &job.record.id, &job.record.mounts);
+    if job.record.request.host_config.auto_remove {
+        // Who hears of the end finds its volumes gone.
+        removal::release_volumes(&job.roots, &job.record);
+    }
     tell(&mut client, &Message::Ended(exit), &[]);
     drop(client);
     // From here on nobody waits.
@@ -223,6 +229,7 @@ fn start(job: &mut Job) -> Result<(Running, Cgroup, Output)> {
     let resources = linux
         .and_then(|linux| linux.resources().as_ref())
         .ok_or_else(|| Error::new(Kind::Corrupt, "the plan has no resources"))?;
+    crate::volume::mount_all(&job.roots, &job.record)?;
     let cgroup = Cgroup::create(&job.prepared.hierarchies, &job.record.cgroup, resources)?;
     match launch_in(job, &cgroup) {
         Ok((running, output)) => Ok((running, cgroup, output)),

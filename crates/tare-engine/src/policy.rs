@@ -11,6 +11,7 @@ mod namespaces;
 mod network;
 mod resources;
 mod security;
+pub(crate) mod volumes;
 
 use std::path::PathBuf;
 
@@ -26,9 +27,11 @@ use tare_sys::{Error, Kind, Result};
 
 use crate::request::{Config, CreateRequest, Ulimit};
 
+pub use mounts::mount_points;
 pub use namespaces::{Share, Sharing, sharing};
 pub use network::check_network;
 pub use security::{Seccomp, security};
+pub use volumes::MountPoint;
 
 /// What a container gets where neither the caller nor the image says anything.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -77,6 +80,8 @@ pub struct Facts {
     pub has_swap: bool,
     /// Logical CPUs online.
     pub cpus: u32,
+    /// Its volumes, and what it took over from other containers.
+    pub mounts: Vec<MountPoint>,
     /// Where the generated `/etc/hosts` and its two companions lie.
     pub files: PathBuf,
     /// Devices asked for, looked at: path inside, host's type, numbers, mode and owner.

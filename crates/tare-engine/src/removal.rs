@@ -10,6 +10,7 @@ use tare_cgroup::{Cgroup, Hierarchies};
 use crate::container::{Folders, Record, Roots, State, Status, make_folder, read_json};
 use crate::events::Event;
 use crate::range::Range;
+use crate::volume;
 
 /// Removes the container and all that it owned. Nothing here can be refused: what does not go now is tried
 /// again by the next sweep.
@@ -47,11 +48,36 @@ pub fn empty(roots: &Roots, id: &str) {
                 // Killed on the way to its first start, when it may have had a range already.
                 _ => release_claims(roots, id),
             }
+            release_volumes(roots, &record);
         }
         // Killed before it was written down, but perhaps not before it had claimed something.
-        _ => release_claims(roots, id),
+        _ => {
+            release_claims(roots, id);
+            volume::discard_anonymous(roots, id, &folder);
+        }
     }
     delete_trash(roots, id);
+}
+
+/// In a container's folder: its anonymous volumes go with it.
+const WITH_VOLUMES: &str = "with-volumes";
+
+/// Notes that the container's anonymous volumes are to go with it, so that a kill half way does not forget them.
+pub fn mark_volumes(folders: &Folders) {
+    let _ = fs::File::create(folders.state.join(WITH_VOLUMES));
+}
+
+/// Gives up the volumes of a container in the trash; those that were made for it go, if it or its remover said so.
+pub fn release_volumes(roots: &Roots, record: &Record) {
+    if record.mounts.is_empty() {
+        return;
+    }
+    let folder = roots.state.join("trash").join(&record.id);
+    volume::unmount_unused(roots, &record.id, &record.mounts);
+    if record.request.host_config.auto_remove || folder.join(WITH_VOLUMES).exists() {
+        volume::discard_anonymous(roots, &record.id, &folder);
+    }
+    volume::leave(roots, record);
 }
 
 /// Deletes what is left of a container in the trash that owns nothing any more.

@@ -61,6 +61,8 @@ pub struct Config {
     pub working_dir: String,
     /// Entry point; `None`: the image's; `Some([])`: none.
     pub entrypoint: Option<Vec<String>>,
+    /// Folders that get a volume of their own, made for this container.
+    pub volumes: BTreeMap<String, Empty>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Signal that `stop` sends; `None`: the image's, else SIGTERM.
@@ -73,8 +75,11 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct HostConfig {
-    /// `SOURCE:DESTINATION[:OPTIONS]`, as `--volume` takes them.
+    /// `SOURCE:DESTINATION[:OPTIONS]`, as `--volume` takes them. A source that begins with `/` is a host path, any
+    /// other the name of a volume.
     pub binds: Vec<String>,
+    /// `CONTAINER[:ro|rw]`, whose volumes and binds this one gets as well.
+    pub volumes_from: Vec<String>,
     /// Mounts, as `--mount` takes them.
     pub mounts: Vec<Mount>,
     /// Destination to options (`size=64m,mode=1777`), as `--tmpfs` takes them.
@@ -183,10 +188,10 @@ pub struct HostConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Mount {
-    /// `bind` or `tmpfs` (`volume` comes with volumes).
+    /// `bind`, `tmpfs` or `volume`.
     #[serde(rename = "Type")]
     pub kind: String,
-    /// Host path of a bind.
+    /// Host path of a bind; name of a volume, empty for a new one.
     pub source: String,
     /// Absolute path inside.
     pub target: String,
@@ -202,7 +207,29 @@ pub struct Mount {
     pub tmpfs_size: i64,
     /// Mode of a tmpfs; 0: 1777.
     pub tmpfs_mode: u32,
+    /// Of a volume.
+    pub volume_options: VolumeOptions,
 }
+
+/// What a `--mount type=volume` says of its volume.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VolumeOptions {
+    /// An empty volume does not get what the image has there.
+    pub no_copy: bool,
+    /// Folder or file in the volume that is mounted instead of all of it.
+    pub subpath: String,
+    /// Labels of the volume, if it has to be made.
+    pub labels: BTreeMap<String, String>,
+    /// Its driver; empty: `local`.
+    pub driver: String,
+    /// Options of the driver, if it has to be made.
+    pub driver_options: BTreeMap<String, String>,
+}
+
+/// `{}`, the value in Docker's sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
 
 /// One `--device`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -108,6 +108,7 @@ impl Engine {
         let mut facts = facts::gather(&record.request, &hierarchies)?;
         facts.id.clone_from(&record.id);
         facts.files.clone_from(&folders.run);
+        facts.mounts.clone_from(&record.mounts);
         let shared = self.find_shared(&sharing, &mut facts)?;
         if matches!(sharing.user, Share::Host) {
             tare_runtime::exe::make_read_only()?;
@@ -247,7 +248,7 @@ impl Engine {
         Ok(status.base)
     }
 
-    fn rootfs(&self, record: &Record, folders: &Folders) -> Result<Rootfs> {
+    pub(crate) fn rootfs(&self, record: &Record, folders: &Folders) -> Result<Rootfs> {
         let host = &record.request.host_config;
         if !host.rootfs.is_empty() {
             return Ok(Rootfs::Directory(PathBuf::from(&host.rootfs)));

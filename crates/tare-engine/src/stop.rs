@@ -49,8 +49,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes it; with `force` even when it runs.
-    pub fn remove(&self, container: &str, force: bool) -> Result<()> {
+    /// Removes it; with `force` even when it runs, with `volumes` also the volumes that were made for it and have no
+    /// name.
+    pub fn remove(&self, container: &str, force: bool, volumes: bool) -> Result<()> {
         let folders = match self.find(container) {
             // It is not there, which is what was wanted: many a script begins with `rm -f`.
             Err(err) if force && err.kind() == Kind::NotFound => return Ok(()),
@@ -67,6 +68,9 @@ impl Engine {
         }
         self.wait_until_settled(&folders)?;
         let _lock = folders.lock_or_make().doing(|| format!("remove {container}"))?;
+        if volumes {
+            removal::mark_volumes(&folders);
+        }
         match folders.record() {
             Ok(record) => removal::discard(&self.roots, &record),
             // Removed by its monitor meanwhile, or damaged: either way its folder goes.

@@ -32,6 +32,7 @@ pub fn sweep(roots: &Roots) -> Result<()> {
     }
     events::rotate(roots);
     sweep_ranges(roots);
+    crate::volume::sweep(roots);
     // A run folder without its container: killed between the two, or by a reboot that kept /run.
     for id in names(&roots.run.join("containers")) {
         let folders = roots.folders(&id);
@@ -115,6 +116,7 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
                 // As in inspect: nobody saw it.
                 events::emit(roots, &events::Event::container(&record, "die").with("exitCode", 255));
                 put_away(&record, &folders);
+                crate::volume::unmount_unused(roots, &record.id, &record.mounts);
             }
         }
         Some(_) => put_away(&record, &folders),

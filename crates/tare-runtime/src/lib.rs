@@ -13,7 +13,7 @@
 mod annotations;
 pub mod capability;
 pub mod container;
-mod copy_up;
+pub mod copy_up;
 mod descriptors;
 mod devices;
 pub mod exe;
@@ -23,7 +23,7 @@ mod init;
 mod label;
 pub mod launch;
 mod masks;
-mod mounts;
+pub mod mounts;
 mod namespaces;
 mod netdevices;
 mod notify;

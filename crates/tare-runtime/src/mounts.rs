@@ -5,7 +5,7 @@
 //! the child makes them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -37,6 +37,9 @@ pub struct Options {
     pub copy_link: bool,
     /// `src-nofollow`: a source that is a link is bound as the link it is.
     source_nofollow: bool,
+    /// `subpath=…`: what is bound lies here in the source. Nothing in the source, whoever made it, leads out of it
+    /// (CVE-2023-3676 and its kin, kubernetes#63818).
+    subpath: Option<PathBuf>,
     /// `dest-nofollow`: a destination that is a link is covered, not followed.
     destination_nofollow: bool,
 }
@@ -104,6 +107,7 @@ impl Options {
             // "silent" could keep quiet; and access lists are a matter of the kernel's build, not of a mount.
             "defaults" | "" | "silent" | "loud" | "acl" | "noacl" => {}
             other => match other.split_once('=') {
+                Some(("subpath", path)) if self.bind => self.subpath = Some(PathBuf::from(path)),
                 Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((other.to_owned(), None)),
             },
@@ -128,6 +132,14 @@ impl Options {
         let source = mount.source().as_deref().unwrap_or(Path::new(""));
         let what = || format!("bind mount {} to {}", source.display(), mount.destination().display());
         let tree = self.open_source(source).map_err(|err| match err.errno() {
+            Some(Errno::NOENT) if self.subpath.is_some() => {
+                let part = self.subpath.as_deref().unwrap_or(Path::new(""));
+                Error::new(
+                    Kind::NotFound,
+                    format!("{}: cannot access path {}: no such file or directory", what(), part.display()),
+                )
+                .hint("a subpath has to be there, inside the volume, before it can be mounted")
+            }
             Some(Errno::NOENT) => Error::new(
                 Kind::NotFound,
                 format!("{}: the source path does not exist: no such file or directory", what()),
@@ -173,6 +185,13 @@ impl Options {
     }
 
     fn open_source(&self, source: &Path) -> Result<Detached> {
+        if let Some(subpath) = &self.subpath {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let whole =
+                rustix::fs::open(source, flags, Mode::empty()).doing(|| format!("open({source:?})"))?;
+            let part = Root::new(whole).open(subpath, OFlags::PATH, Mode::empty())?;
+            return Detached::clone_fd(part, self.recursive_bind);
+        }
         if !self.source_nofollow && !self.copy_link {
             return Detached::clone_path(source, self.recursive_bind);
         }

@@ -78,6 +78,16 @@ impl Rootfs {
         }
     }
 
+    /// What it is before a container has changed anything, to be looked into: read-only, ids as they are on disk.
+    pub fn view(&self) -> Result<Detached> {
+        match self {
+            Rootfs::Layers { lower, .. } => {
+                layers_alone(lower, None).doing(|| format!("stack {} layers", lower.len()))
+            }
+            Rootfs::Directory(_) | Rootfs::Host { .. } => self.build(None),
+        }
+    }
+
     /// `attached`: attach each copy before it becomes a layer; the caller has a mount namespace for that.
     fn build_with(&self, idmap: Option<IdMap<'_>>, attached: bool) -> Result<Detached> {
         match self {
@@ -174,6 +184,26 @@ fn build_layers(
     overlay(&lower, &upper, &work, volatile, idmap)
 }
 
+/// Layers without a writable one on top, the lowest first.
+pub fn layers_alone(lower: &[PathBuf], idmap: Option<IdMap<'_>>) -> Result<Detached> {
+    let mut folders = Folders { idmap, attached: false, parents: Vec::new() };
+    let lower = lower.iter().rev().map(|path| folders.open(path)).collect::<Result<Vec<_>>>()?;
+    if let [only] = lower.as_slice() {
+        // Overlayfs wants two.
+        return Detached::clone_fd(only, false);
+    }
+    with_ids(idmap, || {
+        let fs = NewFs::open("overlay")?;
+        if lower.iter().all(|layer| fs.try_fd("lowerdir+", layer)) {
+            return fs.mount(attr::RDONLY | attr::NODEV);
+        }
+        let names: Vec<String> = lower.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
+        in_fd_folder(|| {
+            NewFs::open("overlay")?.string("lowerdir", names.join(":"))?.mount(attr::RDONLY | attr::NODEV)
+        })
+    })
+}
+
 fn build_host(veil: &[Veiled], idmap: Option<IdMap<'_>>, attached: bool) -> Result<Detached> {
     let (uid, gid) = idmap.map_or((0, 0), |map| (map.uid, map.gid));
     let memory = NewFs::open("tmpfs")?
@@ -251,18 +281,25 @@ fn overlay(
         }
         // Before, by name. A list of names has to fit into 256 bytes (fsconfig(2)), so they are short: numbers,
         // seen from the folder of our own fds.
-        let before =
-            rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(|| "open(\".\")")?;
-        rustix::process::chdir("/proc/self/fd").doing(|| "chdir(\"/proc/self/fd\")")?;
         let names: Vec<String> = lower.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
-        let made = NewFs::open("overlay")
-            .and_then(|fs| fs.string("lowerdir", names.join(":")))
-            .and_then(|fs| fs.string("upperdir", upper.as_raw_fd().to_string()))
-            .and_then(|fs| fs.string("workdir", work.as_raw_fd().to_string()))
-            .and_then(|fs| finish(fs, volatile, idmap));
-        rustix::process::fchdir(&before).doing(|| "fchdir(back)")?;
-        made
+        in_fd_folder(|| {
+            let fs = NewFs::open("overlay")?
+                .string("lowerdir", names.join(":"))?
+                .string("upperdir", upper.as_raw_fd().to_string())?
+                .string("workdir", work.as_raw_fd().to_string())?;
+            finish(fs, volatile, idmap)
+        })
     })
+}
+
+/// Does something in the folder where our fds are files with short names.
+fn in_fd_folder<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before =
+        rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(|| "open(\".\")")?;
+    rustix::process::chdir("/proc/self/fd").doing(|| "chdir(\"/proc/self/fd\")")?;
+    let result = work();
+    rustix::process::fchdir(&before).doing(|| "fchdir(back)")?;
+    result
 }
 
 fn finish(fs: NewFs, volatile: bool, idmap: Option<IdMap<'_>>) -> Result<Detached> {

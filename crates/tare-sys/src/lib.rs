@@ -19,6 +19,7 @@ pub mod mount;
 pub mod netlink;
 pub mod path;
 pub mod process;
+pub mod quota;
 pub mod scheduler;
 pub mod seccomp;
 pub mod signal;

@@ -60,7 +60,10 @@ pub static REMOVE: Verb = Verb {
     least: |_| 1,
     most: usize::MAX,
     words_end_options: false,
-    flags: &[Flag::switch("force", "Kill the container first if it runs").short('f')],
+    flags: &[
+        Flag::switch("force", "Kill the container first if it runs").short('f'),
+        Flag::switch("volumes", "Remove its anonymous volumes as well").short('v'),
+    ],
     act: remove,
     failed: 1,
 };
@@ -107,7 +110,7 @@ fn inspect(engine: &Engine, given: &Given) -> Result<u8> {
 }
 
 /// JSON with Docker's indent of four.
-fn pretty(value: &Value) -> Result<String> {
+pub fn pretty(value: &Value) -> Result<String> {
     let mut bytes = Vec::new();
     let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, indent));
@@ -155,9 +158,9 @@ fn lines(text: &str) -> Parsed<Option<usize>> {
 }
 
 fn remove(engine: &Engine, given: &Given) -> Result<u8> {
-    let force = given.on("force")?;
+    let (force, volumes) = (given.on("force")?, given.on("volumes")?);
     Ok(each(&given.words(), |word| {
-        engine.remove(word, force)?;
+        engine.remove(word, force, volumes)?;
         say(&format!("{word}\n"))
     }))
 }

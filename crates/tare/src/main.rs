@@ -30,6 +30,7 @@ mod template;
 mod terminal;
 mod tree;
 mod update;
+mod volume;
 
 #[global_allocator]
 static ARENA: tare_sys::arena::Arena = tare_sys::arena::Arena::new();

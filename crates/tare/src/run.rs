@@ -107,7 +107,7 @@ fn run(engine: &Engine, given: &Given) -> Result<u8> {
         // What was created holds the container's lock.
         drop(created);
         // Should this fail too, the first failure is still the one to hear of.
-        let _ = engine.remove(&id, true);
+        let _ = engine.remove(&id, true, true);
         return Err(error);
     }
     let (warnings, attachment) = match engine.start(created, attach)? {

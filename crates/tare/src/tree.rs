@@ -15,7 +15,8 @@ use crate::events;
 use crate::failure;
 use crate::flag::{self, Flag, Given};
 use crate::{
-    carry, containers, help, images, import, info, login, ps, pull, registry, run, start, terminal, update,
+    carry, containers, help, images, import, info, login, ps, pull, registry, run, start, terminal,
+    update, volume,
 };
 
 /// One thing that can be done.
@@ -95,7 +96,7 @@ pub static OTHERS: &[Place] = &[
 ];
 
 /// The kinds of objects. A new group also gets a row in `command`.
-pub static GROUPS: [Group; 3] = [CONTAINER, IMAGE, REGISTRY];
+pub static GROUPS: [Group; 4] = [CONTAINER, IMAGE, REGISTRY, VOLUME];
 
 const CONTAINER: Group = Group {
     name: "container",
@@ -138,6 +139,18 @@ const REGISTRY: Group = Group {
         place("referrers", &registry::REFERRERS),
         Place { name: "rm", also: &["remove"], verb: &registry::REMOVE },
         place("tags", &registry::TAGS),
+    ],
+};
+
+const VOLUME: Group = Group {
+    name: "volume",
+    about: "Manage volumes",
+    places: &[
+        place("create", &volume::CREATE),
+        place("inspect", &volume::INSPECT),
+        Place { name: "ls", also: &["list"], verb: &volume::LIST },
+        place("prune", &volume::PRUNE),
+        Place { name: "rm", also: &["remove"], verb: &volume::REMOVE },
     ],
 };
 
@@ -215,7 +228,7 @@ fn command() -> Command {
     let top = bare("tare").args(GLOBAL.iter().map(Flag::arg)).arg(help_arg(true));
     let verbs =
         COMMON.iter().chain(OTHERS).map(|place| named(place).defer(|command| fill(command, top_verb)));
-    top.subcommands(verbs).subcommands([group::<0>(), group::<1>(), group::<2>()])
+    top.subcommands(verbs).subcommands([group::<0>(), group::<1>(), group::<2>(), group::<3>()])
 }
 
 /// clap's view of one group. What clap defers to is a plain function, which cannot capture the group: hence the

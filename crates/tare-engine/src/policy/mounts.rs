@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{Mount, MountBuilder};
 use tare_sys::{Error, Kind, Result};
 
+use super::volumes::{self, MountPoint};
 use super::{Facts, Share, Sharing, spec_error};
 use crate::request::CreateRequest;
 
@@ -25,7 +26,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Resul
 pub fn mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Result<Vec<Mount>> {
     let host = &request.host_config;
     let writable = if host.privileged { "rw" } else { "ro" };
-    let own = own_mounts(request, sharing)?;
+    let own = own_mounts(request, sharing, &facts.mounts)?;
     let mut list = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"])?,
@@ -88,18 +89,21 @@ pub fn mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Resu
 }
 
 /// Those of `-v`, `--mount` and `--tmpfs`; the shallow ones first, so that none hides another.
-fn own_mounts(request: &CreateRequest, sharing: &Sharing) -> Result<Vec<Mount>> {
+fn own_mounts(request: &CreateRequest, sharing: &Sharing, points: &[MountPoint]) -> Result<Vec<Mount>> {
     let host = &request.host_config;
     let idmap = if sharing.user == Share::Host { None } else { Some("ridmap") };
     let mut own: Vec<Mount> = Vec::new();
-    for bind in &host.binds {
-        own.push(volume(bind, idmap)?);
+    for point in points {
+        own.push(volumes::mount(point, idmap.is_some())?);
+    }
+    for text in host.binds.iter().filter(|text| text.starts_with('/')) {
+        own.push(host_path(text, idmap)?);
     }
     for (destination, options) in &host.tmpfs {
         let options: Vec<&str> = options.split(',').filter(|word| !word.is_empty()).collect();
         own.push(tmpfs(destination, &options)?);
     }
-    for asked in &host.mounts {
+    for asked in host.mounts.iter().filter(|asked| asked.kind != "volume") {
         own.push(match asked.kind.as_str() {
             "tmpfs" => {
                 let mut options = Vec::new();
@@ -133,7 +137,7 @@ fn own_mounts(request: &CreateRequest, sharing: &Sharing) -> Result<Vec<Mount>> 
                     Kind::Unsupported,
                     format!("--mount type={kind}: not a type that tare has yet"),
                 )
-                .hint("the types are bind and tmpfs"));
+                .hint("the types are bind, tmpfs and volume"));
             }
         });
     }
@@ -142,15 +146,49 @@ fn own_mounts(request: &CreateRequest, sharing: &Sharing) -> Result<Vec<Mount>> 
         if pair[0].destination() == pair[1].destination() {
             return Err(Error::new(
                 Kind::Usage,
-                format!("mount on {} twice", pair[0].destination().display()),
-            ));
+                format!("duplicate mount point: {}", pair[0].destination().display()),
+            )
+            .hint("two of -v, --mount and --tmpfs name this path: leave one out"));
         }
     }
     Ok(own)
 }
 
-/// `SOURCE:DESTINATION[:OPTIONS]`.
-fn volume(text: &str, idmap: Option<&'static str>) -> Result<Mount> {
+/// All that is mounted from the host by the caller's wish: what the request says, and the volumes.
+pub fn mount_points(request: &CreateRequest, points: &[MountPoint]) -> Vec<MountPoint> {
+    let host = &request.host_config;
+    let binds = host.binds.iter().filter(|text| text.starts_with('/')).filter_map(|text| {
+        let mut parts = text.splitn(3, ':');
+        let (source, destination) = (parts.next()?, parts.next()?);
+        let mode = parts.next().unwrap_or_default();
+        let propagation = mode.split(',').find(|word| known_propagation(word).is_ok());
+        Some(MountPoint {
+            kind: "bind".to_owned(),
+            source: PathBuf::from(source),
+            destination: inside(destination).ok()?,
+            mode: mode.to_owned(),
+            rw: mode.split(',').all(|word| word != "ro"),
+            propagation: propagation.unwrap_or("rprivate").to_owned(),
+            ..MountPoint::default()
+        })
+    });
+    let mounts =
+        host.mounts.iter().filter(|mount| matches!(mount.kind.as_str(), "" | "bind")).filter_map(|mount| {
+            let propagation = if mount.propagation.is_empty() { "rprivate" } else { &mount.propagation };
+            Some(MountPoint {
+                kind: "bind".to_owned(),
+                source: PathBuf::from(&mount.source),
+                destination: inside(&mount.target).ok()?,
+                rw: !mount.read_only,
+                propagation: propagation.to_owned(),
+                ..MountPoint::default()
+            })
+        });
+    binds.chain(mounts).chain(points.iter().cloned()).collect()
+}
+
+/// `SOURCE:DESTINATION[:OPTIONS]` with a path on the host.
+fn host_path(text: &str, idmap: Option<&'static str>) -> Result<Mount> {
     let bad = |why: &str| {
         Error::new(Kind::Usage, format!("--volume {text:?}: {why}"))
             .hint("write /host/path:/path/inside, with :ro to make it read-only")
@@ -159,12 +197,9 @@ fn volume(text: &str, idmap: Option<&'static str>) -> Result<Mount> {
     let (source, target, words) = match parts.as_slice() {
         [source, target] => (*source, *target, ""),
         [source, target, words] => (*source, *target, *words),
-        [_] => return Err(bad("volumes without a host path come later")),
+        [_] => return Err(bad("there is no path inside")),
         _ => return Err(bad("too many colons")),
     };
-    if !source.starts_with('/') {
-        return Err(bad("named volumes come later; the host path has to be absolute"));
-    }
     let mut options = vec!["rbind"];
     let mut propagation = "rprivate";
     for word in words.split(',').filter(|word| !word.is_empty()) {
@@ -258,7 +293,7 @@ fn tmpfs(target: &str, words: &[&str]) -> Result<Mount> {
 }
 
 /// A path inside the container: absolute, and without `..`.
-fn inside(target: &str) -> Result<PathBuf> {
+pub(super) fn inside(target: &str) -> Result<PathBuf> {
     let path = Path::new(target);
     if !path.is_absolute() {
         return Err(Error::new(

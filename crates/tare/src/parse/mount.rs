@@ -4,13 +4,11 @@ use tare_engine::request::Mount;
 
 use super::{Parsed, absolute, boolean, bytes};
 
-const NO_VOLUMES: &str = "volumes are not there yet, only binds and tmpfs";
-
 /// `type=bind,source=/srv,target=/data,readonly`
 pub fn mount(text: &str) -> Parsed<Mount> {
     let mut mount = Mount::default();
     // What was given that only one type knows, for the message when it is the other.
-    let (mut bind_only, mut tmpfs_only) = (None, None);
+    let (mut bind_only, mut tmpfs_only, mut volume_only) = (None, None, None);
     for field in fields(text)? {
         let (key, value) = field.split_once('=').unwrap_or((&field, ""));
         let (key, bare) = (key.to_ascii_lowercase(), !field.contains('='));
@@ -20,13 +18,16 @@ pub fn mount(text: &str) -> Parsed<Mount> {
             bind_only = Some(key.clone());
         } else if key.starts_with("tmpfs-") {
             tmpfs_only = Some(key.clone());
+        } else if key.starts_with("volume-") {
+            volume_only = Some(key.clone());
         }
         match key.as_str() {
             "readonly" | "ro" => mount.read_only = switch()?,
             "bind-nonrecursive" => mount.non_recursive = switch()?,
             "bind-create-src" => mount.create_source = switch()?,
             "type" | "source" | "src" | "target" | "destination" | "dst" | "bind-propagation"
-            | "bind-recursive" | "tmpfs-size" | "tmpfs-mode"
+            | "bind-recursive" | "tmpfs-size" | "tmpfs-mode" | "volume-subpath" | "volume-driver"
+            | "volume-opt" | "volume-label"
                 if bare || value.is_empty() =>
             {
                 return Err(format!("{key} needs a value"));
@@ -57,24 +58,46 @@ pub fn mount(text: &str) -> Parsed<Mount> {
                 _ => return Err(format!("tmpfs-mode is {value:?}: it must be octal, such as 1777")),
             },
             "consistency" => return Err("consistency has no meaning on Linux: leave it out".to_owned()),
-            _ if key.starts_with("volume-") => return Err(NO_VOLUMES.to_owned()),
+            "volume-nocopy" => mount.volume_options.no_copy = switch()?,
+            "volume-subpath" => value.clone_into(&mut mount.volume_options.subpath),
+            "volume-driver" => value.clone_into(&mut mount.volume_options.driver),
+            "volume-opt" | "volume-label" => {
+                let (name, value) = value.split_once('=').unwrap_or((value, ""));
+                let options = &mut mount.volume_options;
+                let map = if key == "volume-opt" { &mut options.driver_options } else { &mut options.labels };
+                map.insert(name.to_owned(), value.to_owned());
+            }
             _ => return Err(format!("there is no key {key:?}")),
         }
     }
+    if mount.kind.is_empty() {
+        // Docker's default.
+        "volume".clone_into(&mut mount.kind);
+    }
+    let foreign = |only: [(&Option<String>, &str); 2]| {
+        let key = only.into_iter().find_map(|(key, kind)| Some((key.clone()?, kind)));
+        key.map_or(Ok(()), |(key, kind)| Err(format!("{key} goes with type={kind}")))
+    };
     match mount.kind.as_str() {
-        "bind" => match tmpfs_only {
-            Some(key) => return Err(format!("{key} goes with type=tmpfs")),
-            None if mount.source.is_empty() => return Err("type=bind needs a source".to_owned()),
-            None => mount.source = on_host(&mount.source)?,
+        "bind" => match foreign([(&tmpfs_only, "tmpfs"), (&volume_only, "volume")]) {
+            Err(why) => return Err(why),
+            Ok(()) if mount.source.is_empty() => return Err("type=bind needs a source".to_owned()),
+            Ok(()) => mount.source = on_host(&mount.source)?,
         },
-        "tmpfs" => match bind_only {
-            Some(key) => return Err(format!("{key} goes with type=bind")),
-            None if !mount.source.is_empty() => return Err("type=tmpfs has no source".to_owned()),
-            None => {}
+        "tmpfs" => match foreign([(&bind_only, "bind"), (&volume_only, "volume")]) {
+            Err(why) => return Err(why),
+            Ok(()) if !mount.source.is_empty() => return Err("type=tmpfs has no source".to_owned()),
+            Ok(()) => {}
         },
-        "" => return Err(format!("there is no type ({NO_VOLUMES})")),
-        "volume" => return Err(NO_VOLUMES.to_owned()),
-        kind => return Err(format!("there is no type {kind:?}, only bind and tmpfs")),
+        "volume" => {
+            foreign([(&bind_only, "bind"), (&tmpfs_only, "tmpfs")])?;
+            if mount.source.starts_with(['/', '.']) {
+                return Err(
+                    "the source of type=volume is a name; for a folder of the host use type=bind".to_owned()
+                );
+            }
+        }
+        kind => return Err(format!("there is no type {kind:?}, only bind, tmpfs and volume")),
     }
     if mount.target.is_empty() {
         return Err("there is no target".to_owned());
@@ -123,18 +146,40 @@ fn fields(text: &str) -> Parsed<Vec<String>> {
     }
 }
 
-/// `SOURCE:TARGET[:OPTIONS]`, with an absolute source. The options are the engine's to judge.
-pub fn bind(text: &str) -> Parsed<String> {
+/// What a `--volume` asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Volume {
+    /// `SOURCE:TARGET[:OPTIONS]`, where the source is an absolute path of the host or the name of a volume.
+    Bind(String),
+    /// `TARGET`: a new volume without a name.
+    Anonymous(String),
+}
+
+/// Reads a `--volume`. The options, and what may be a volume's name, are the engine's to judge.
+pub fn volume(text: &str) -> Parsed<Volume> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
-        [_] => return Err(format!("it must be SOURCE:TARGET[:OPTIONS] ({NO_VOLUMES})")),
+        [target] => {
+            let target = absolute(target)?;
+            if target.trim_matches('/').is_empty() {
+                return Err("it cannot cover /".to_owned());
+            }
+            return Ok(Volume::Anonymous(target));
+        }
         [source, target] => (source, target, None),
         [source, target, options] => (source, target, Some(options)),
         _ => return Err("it has more than three parts".to_owned()),
     };
     absolute(target).map_err(|why| format!("the target is {target:?}: {why}"))?;
-    let source = on_host(source)?;
-    Ok(options.map_or_else(|| format!("{source}:{target}"), |options| format!("{source}:{target}:{options}")))
+    if source.is_empty() {
+        return Err("there is nothing before the colon".to_owned());
+    }
+    let source = if source.starts_with(['/', '.']) { on_host(source)? } else { source.to_owned() };
+    let bind = match options {
+        None => format!("{source}:{target}"),
+        Some(options) => format!("{source}:{target}:{options}"),
+    };
+    Ok(Volume::Bind(bind))
 }
 
 /// A path on the host: absolute, or from here if it says so with a dot.
@@ -143,7 +188,7 @@ fn on_host(source: &str) -> Parsed<String> {
         return Ok(source.to_owned());
     }
     if source != "." && source != ".." && !source.starts_with("./") && !source.starts_with("../") {
-        return Err(format!("the source is {source:?}: it must begin with / or ./ ({NO_VOLUMES})"));
+        return Err(format!("the source is {source:?}: it must begin with / or ./"));
     }
     let path = std::path::absolute(source).map_err(|err| format!("the folder we are in: {err}"))?;
     path.into_os_string().into_string().map_err(|path| format!("{path:?} is not UTF-8"))
@@ -178,6 +223,12 @@ mod tests {
                 "type=bind,src=./x,destination=/b,ro=false",
                 json!({"Source": format!("{here}/x"), "ReadOnly": false}),
             ),
+            ("src=db,dst=/b", json!({"Type": "volume", "Source": "db"})),
+            (
+                "type=volume,dst=/b,volume-subpath=x/y,volume-nocopy,volume-opt=type=nfs,\"volume-opt=o=a,b\",volume-label=k=v",
+                json!({"VolumeOptions": {"NoCopy": true, "Subpath": "x/y", "Labels": {"k": "v"}, "Driver": "",
+                    "DriverOptions": {"type": "nfs", "o": "a,b"}}}),
+            ),
             (
                 "type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700",
                 json!({"TmpfsSize": 1 << 20, "TmpfsMode": 0o700}),
@@ -202,9 +253,10 @@ mod tests {
         let table = [
             ("", "there is no key \"\""),
             ("type=bind,src=/a,dst=/b,", "there is no key \"\""),
-            ("src=/a,dst=/b", "there is no type (volumes are not there yet, only binds and tmpfs)"),
-            ("type=volume,src=a,dst=/b", NO_VOLUMES),
-            ("type=npipe,dst=/b", "there is no type \"npipe\", only bind and tmpfs"),
+            ("src=/a,dst=/b", "the source of type=volume is a name; for a folder of the host use type=bind"),
+            ("type=volume,src=a,dst=/b,tmpfs-size=1m", "tmpfs-size goes with type=tmpfs"),
+            ("type=bind,src=/a,dst=/b,volume-nocopy", "volume-nocopy goes with type=volume"),
+            ("type=npipe,dst=/b", "there is no type \"npipe\", only bind, tmpfs and volume"),
             ("type=bind,dst=/b", "type=bind needs a source"),
             ("type=bind,src=/a", "there is no target"),
             ("type=bind,src=/a,dst=b", "the target is \"b\": it must begin with /"),
@@ -231,12 +283,15 @@ mod tests {
     fn binds() {
         let here = std::env::current_dir().unwrap();
         let here = here.to_str().unwrap();
-        assert_eq!(bind("/a:/b"), Ok("/a:/b".to_owned()));
-        assert_eq!(bind("/a:/b:ro,z"), Ok("/a:/b:ro,z".to_owned()));
-        assert_eq!(bind("./a:/b:ro"), Ok(format!("{here}/a:/b:ro")));
-        assert_eq!(bind(".:/b"), Ok(format!("{here}:/b")));
-        for text in ["", "/a", "data:/b", "/a:b", "/a:", ":/b", "/a:/b:ro:x"] {
-            assert!(bind(text).is_err(), "{text}");
+        let bind = |text: &str| Ok(Volume::Bind(text.to_owned()));
+        assert_eq!(volume("/a:/b"), bind("/a:/b"));
+        assert_eq!(volume("/a:/b:ro,z"), bind("/a:/b:ro,z"));
+        assert_eq!(volume("./a:/b:ro"), bind(&format!("{here}/a:/b:ro")));
+        assert_eq!(volume(".:/b"), bind(&format!("{here}:/b")));
+        assert_eq!(volume("data:/b:nocopy"), bind("data:/b:nocopy"));
+        assert_eq!(volume("/a"), Ok(Volume::Anonymous("/a".to_owned())));
+        for text in ["", "a", "/", "/a:b", "/a:", ":/b", "/a:/b:ro:x"] {
+            assert!(volume(text).is_err(), "{text}");
         }
     }
 

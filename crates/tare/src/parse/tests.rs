@@ -134,7 +134,7 @@ fn nothing_panics() {
             let _ = (pair("x")(&text), mode(&["x"], true)(&text), number(0, 1)(&text), stream(&text));
             let _ = (device::device(&text), device::ulimit(&text), device::rule(&text));
             let _ = (device::byte_rate(&text), device::operation_rate(&text), clock::offsets(&text));
-            let _ = (mount::mount(&text), mount::bind(&text), mount::tmpfs(&text));
+            let _ = (mount::mount(&text), mount::volume(&text), mount::tmpfs(&text));
             let _ = (file::variables(text.as_bytes(), |_| None), file::labels(text.as_bytes()));
         }
     }

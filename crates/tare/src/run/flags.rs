@@ -57,7 +57,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::many(
         "mount",
         "type=bind,src=/srv/data,dst=/data,readonly",
-        "Attach a file system (type=bind|tmpfs,…)",
+        "Attach a file system (type=bind|tmpfs|volume,…)",
     ),
     Flag::one("name", "string", "web", "Name of the container"),
     Flag::one("net-delay", "time", "50ms", "Hold back everything that the container sends"),
@@ -92,8 +92,13 @@ pub const FLAGS: &[Flag] = &[
     Flag::one("user", "string", "1000:1000", "User to run as (name|uid[:group|gid])").short('u'),
     Flag::one("userns", "string", "host", "User namespace to use (private|host|container:NAME)"),
     Flag::one("uts", "string", "host", "UTS namespace to use (private|host)"),
-    Flag::many("volume", "/srv/data:/data:ro", "Bind mount a file or folder (/host:/container[:options])")
-        .short('v'),
+    Flag::many(
+        "volume",
+        "data:/data",
+        "Mount a volume or a path of the host (NAME|/host:/container[:options])",
+    )
+    .short('v'),
+    Flag::many("volumes-from", "web:ro", "Mount all volumes of another container (NAME[:ro])"),
     Flag::one("workdir", "string", "/app", "Folder to start in").short('w'),
 ];
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tare_engine::request::{Config, CreateRequest, HostConfig, NetworkLimits, TimeOffsets};
+use tare_engine::request::{Config, CreateRequest, Empty, HostConfig, NetworkLimits, TimeOffsets};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::flag::Given;
@@ -55,6 +55,7 @@ fn config(given: &Given) -> Result<Config> {
             "" => Vec::new(),
             path => vec![path.to_owned()],
         }),
+        volumes: volumes(given)?.1,
         labels: labels(given)?,
         stop_signal: given.value("stop-signal", signal)?,
         stop_timeout: given
@@ -93,6 +94,18 @@ fn environment(given: &Given) -> Result<Vec<String>> {
     Ok(variables)
 }
 
+/// What `--volume` mounts, and where it wants new volumes.
+fn volumes(given: &Given) -> Result<(Vec<String>, BTreeMap<String, Empty>)> {
+    let (mut binds, mut anonymous) = (Vec::new(), BTreeMap::new());
+    for volume in given.values("volume", mount::volume)? {
+        match volume {
+            mount::Volume::Bind(bind) => binds.push(bind),
+            mount::Volume::Anonymous(target) => drop(anonymous.insert(target, Empty {})),
+        }
+    }
+    Ok((binds, anonymous))
+}
+
 fn labels(given: &Given) -> Result<BTreeMap<String, String>> {
     let mut labels = BTreeMap::new();
     for path in given.texts("label-file") {
@@ -118,7 +131,8 @@ fn signal(text: &str) -> Parsed<String> {
 /// Files, folders, names and addresses.
 fn host_config(given: &Given) -> Result<HostConfig> {
     Ok(HostConfig {
-        binds: given.values("volume", mount::bind)?,
+        binds: volumes(given)?.0,
+        volumes_from: given.strings("volumes-from"),
         mounts: given.values("mount", mount::mount)?,
         tmpfs: given.values("tmpfs", mount::tmpfs)?.into_iter().collect(),
         container_id_file: owned(given, "cidfile"),
