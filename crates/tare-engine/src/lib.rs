@@ -14,6 +14,7 @@
 mod attach;
 mod carry;
 mod container;
+mod copy;
 mod create;
 mod engine;
 pub mod events;
@@ -42,6 +43,7 @@ mod watch;
 pub use attach::Attachment;
 pub use carry::{Loaded, Step};
 pub use container::{Roots, State};
+pub use copy::{Copied, CopyOptions};
 pub use create::Created;
 pub use engine::{Engine, ImageSummary, Summary};
 pub use events::{Event, EventQuery};

@@ -7,6 +7,7 @@
 
 mod carry;
 mod containers;
+mod copy;
 mod events;
 mod failure;
 mod flag;

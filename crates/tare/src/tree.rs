@@ -15,7 +15,7 @@ use crate::events;
 use crate::failure;
 use crate::flag::{self, Flag, Given};
 use crate::{
-    carry, containers, help, images, import, info, login, ps, pull, registry, run, start, terminal,
+    carry, containers, copy, help, images, import, info, login, ps, pull, registry, run, start, terminal,
     update, volume,
 };
 
@@ -74,6 +74,7 @@ pub static COMMON: &[Place] = &[
 
 /// The other verbs at the top.
 pub static OTHERS: &[Place] = &[
+    place("cp", &copy::COPY),
     place("create", &run::CREATE),
     place("events", &events::EVENTS),
     place("help", &help::HELP),
@@ -102,6 +103,7 @@ const CONTAINER: Group = Group {
     name: "container",
     about: "Manage containers",
     places: &[
+        place("cp", &copy::COPY),
         place("create", &run::CREATE),
         place("inspect", &containers::INSPECT),
         place("kill", &containers::KILL),
