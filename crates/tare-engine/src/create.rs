@@ -70,6 +70,8 @@ impl Engine {
             tare_runtime::exe::make_read_only()?;
         }
         let plan = policy::plan(&request, &says, &facts)?;
+        let exposed: Vec<String> = image.config.exposed_ports.iter().cloned().collect();
+        crate::network::check(&request, &exposed)?;
         let stop_signal = request.config.stop_signal.as_deref().unwrap_or(&image.config.stop_signal);
         let stop_signal = if stop_signal.is_empty() { "SIGTERM" } else { stop_signal };
         let stop_signal = tare_sys::signal::number(stop_signal).ok_or_else(|| {

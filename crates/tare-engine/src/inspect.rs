@@ -75,7 +75,7 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
         },
         "Mounts": mounts(&record),
         "Config": config_json,
-        "NetworkSettings": { "Networks": {}, "Ports": {} },
+        "NetworkSettings": crate::network::settings(roots, &record, running, status.pid)?,
         "Tare": {
             "Namespaces": {
                 "User": word(&sharing.user),

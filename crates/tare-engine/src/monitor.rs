@@ -155,6 +155,7 @@ fn run(mut job: Job, channel: Channel) {
     let (running, cgroup, output) = match started {
         Ok(started) => started,
         Err(err) => {
+            let _ = job.prepared.joined.leave(&job.roots);
             if job.fresh {
                 removal::discard(&job.roots, &job.record);
             } else {
@@ -180,6 +181,8 @@ fn run(mut job: Job, channel: Channel) {
     crate::events::emit(&job.roots, &Event::container(&job.record, "start"));
     relay(&running, output, &mut log, &mut client);
     let ended = process::wait(running.child.pidfd.as_fd()).unwrap_or(Ended::Killed(9));
+    // Before anybody hears of the end: the next one may want the same port or address.
+    let _ = job.prepared.joined.leave(&job.roots);
     let exit = report(&job, &cgroup, ended);
     crate::volume::unmount_unused(&job.roots, &job.record.id, &job.record.mounts);
     if job.record.request.host_config.auto_remove {
@@ -265,6 +268,8 @@ fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
         [stdin, stdout, stderr] => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
         _ => None,
     };
+    let network = |netns: BorrowedFd<'_>| job.prepared.joined.attach(&job.roots, netns);
+    let attached = !job.prepared.joined.connections.is_empty();
     let running = tare_runtime::launch(&Launch {
         spec: &job.prepared.plan.spec,
         rootfs: &job.prepared.rootfs,
@@ -275,7 +280,7 @@ fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
         filter: job.prepared.filter.as_ref(),
         stdio,
         terminal_size: job.terminal_size,
-        network: None,
+        network: attached.then_some(&network),
         bundle: None,
     })?;
     if let Some(terminal) = &running.terminal {

@@ -19,6 +19,51 @@ pub struct CreateRequest {
     pub config: Config,
     /// On what terms it runs on this host.
     pub host_config: HostConfig,
+    /// What it wants on its networks.
+    pub networking_config: NetworkingConfig,
+}
+
+/// What a container wants on its networks (Docker's `NetworkingConfig`).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkingConfig {
+    /// By name or id of the network; the first is the one of `NetworkMode`.
+    pub endpoints_config: BTreeMap<String, EndpointSettings>,
+}
+
+/// What a container wants on one network (Docker's `EndpointSettings`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct EndpointSettings {
+    /// Addresses.
+    #[serde(rename = "IPAMConfig")]
+    pub ipam_config: Option<EndpointIpam>,
+    /// Names beside its own.
+    pub aliases: Option<Vec<String>>,
+    /// Hardware address; empty: made from the address.
+    pub mac_address: String,
+}
+
+/// The addresses that a container wants on one network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointIpam {
+    /// Of IPv4; empty: one that is free.
+    #[serde(rename = "IPv4Address")]
+    pub ipv4_address: String,
+    /// Of IPv6; empty: one that is free.
+    #[serde(rename = "IPv6Address")]
+    pub ipv6_address: String,
+}
+
+/// Where a port is published (Docker's `PortBinding`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct PortBinding {
+    /// The host's address; empty: all.
+    pub host_ip: String,
+    /// The host's port, or a range to choose from; empty: any that is free.
+    pub host_port: String,
 }
 
 impl CreateRequest {
@@ -63,6 +108,8 @@ pub struct Config {
     pub entrypoint: Option<Vec<String>>,
     /// Folders that get a volume of their own, made for this container.
     pub volumes: BTreeMap<String, Empty>,
+    /// `80/tcp` and the like: ports that `PublishAllPorts` publishes.
+    pub exposed_ports: BTreeMap<String, Empty>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Signal that `stop` sends; `None`: the image's, else SIGTERM.
@@ -87,8 +134,12 @@ pub struct HostConfig {
     /// File that gets the container's id.
     #[serde(rename = "ContainerIDFile")]
     pub container_id_file: String,
-    /// `private` (also empty, `default`, `bridge` for now), `none`, `host`, `container:ID`.
+    /// Name or id of a network (empty, `default`: `bridge`), `none` (also `private`), `host`, `container:ID`.
     pub network_mode: String,
+    /// `80/tcp` and the like to where they are published; `None` and empty: at any free port of all addresses.
+    pub port_bindings: BTreeMap<String, Option<Vec<PortBinding>>>,
+    /// Publish all exposed ports.
+    pub publish_all_ports: bool,
     /// `private` (also empty), `host`, `container:ID`.
     pub pid_mode: String,
     /// `private` (also empty), `none`, `shareable`, `host`, `container:ID`.

@@ -20,6 +20,7 @@ use crate::container::{Folders, Lock, Record, State, Status};
 use crate::create::Created;
 use crate::engine::{Engine, need_root, not_running};
 use crate::monitor::{self, Job, Message};
+use crate::network::Joined;
 use crate::policy::{self, ImageSays, Plan, Share};
 use crate::range::Range;
 use crate::{facts, files, host_image, removal};
@@ -55,6 +56,8 @@ pub struct Prepared {
     pub hierarchies: Hierarchies,
     /// Host id of its root; `None`: it shares the host's user namespace.
     pub base: Option<u32>,
+    /// What it holds on networks.
+    pub joined: Joined,
 }
 
 impl Engine {
@@ -133,7 +136,8 @@ impl Engine {
             _ => None,
         };
         let base = range.as_ref().map(|range| range.base);
-        let rest = || {
+        let mut joined = Joined::default();
+        let mut rest = || {
             if let Some(base) = base {
                 plan.map_ids(base)?;
             }
@@ -141,14 +145,20 @@ impl Engine {
             let filter = profile.map(seccomp::compile).transpose();
             let filter = filter.map_err(|err| err.context("compile the seccomp profile"))?;
             let rootfs = self.rootfs(record, folders)?;
+            joined = crate::network::claim(&self.roots, record)?;
             write_files(record, folders, base)?;
-            Ok(Prepared { plan, rootfs, filter, hierarchies, base })
+            Ok((rootfs, filter))
         };
-        let prepared = rest();
-        if let (Err(_), Some(range)) = (&prepared, range) {
-            range.release(&record.id);
+        match rest() {
+            Ok((rootfs, filter)) => Ok(Prepared { plan, rootfs, filter, hierarchies, base, joined }),
+            Err(err) => {
+                let _ = joined.leave(&self.roots);
+                if let Some(range) = range {
+                    range.release(&record.id);
+                }
+                Err(err)
+            }
         }
-        prepared
     }
 
     fn launch(

@@ -10,7 +10,7 @@
 //! | running, and its process is alive | left alone: a dead monitor does not stop a container |
 //! | running, and its process is gone | recorded as ended with an unknown exit code, its kernel objects undone; removed if it was to be |
 //! | created or ended, with a run folder | killed on the way to a start or from an end: what the start made is undone |
-//! | an id range held by one that does not run | given back |
+//! | an id range, an address, a published port held by one that does not run | given back |
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -33,6 +33,7 @@ pub fn sweep(roots: &Roots) -> Result<()> {
     events::rotate(roots);
     sweep_ranges(roots);
     crate::volume::sweep(roots);
+    crate::network::sweep_networks(roots);
     // A run folder without its container: killed between the two, or by a reboot that kept /run.
     for id in names(&roots.run.join("containers")) {
         let folders = roots.folders(&id);

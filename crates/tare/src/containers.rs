@@ -85,13 +85,18 @@ pub static STOP: Verb = Verb {
 };
 
 fn inspect(engine: &Engine, given: &Given) -> Result<u8> {
+    show(given, |word| engine.inspect(word))
+}
+
+/// Prints all that is known of the things that words name, as `--format` says.
+pub fn show(given: &Given, look: impl Fn(&str) -> Result<Value>) -> Result<u8> {
     let template = match given.text("format") {
         None | Some("" | "json") => None,
         Some(_) => given.value("format", Template::parse)?,
     };
     let mut found = Vec::new();
     let code = each(&given.words(), |word| {
-        found.push(engine.inspect(word)?);
+        found.push(look(word)?);
         Ok(())
     });
     match template {

@@ -2,6 +2,11 @@
 
 use tare_sys::time::in_words;
 
+/// An address and a port: `0.0.0.0:80`, `[::]:80`.
+pub fn socket(address: std::net::IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
 /// `3 minutes ago`, for a time in seconds since 1970.
 pub fn ago(then: i64) -> String {
     format!("{} ago", in_words(jiff::Timestamp::now().as_second().saturating_sub(then)))

@@ -17,6 +17,7 @@ mod images;
 mod import;
 mod info;
 mod login;
+mod network;
 mod oci;
 mod parse;
 mod progress;

@@ -10,6 +10,8 @@ pub mod clock;
 pub mod device;
 pub mod file;
 pub mod mount;
+pub mod network;
+pub mod port;
 pub mod when;
 
 /// `Ok`, or the reason why the text will not do.

@@ -15,8 +15,8 @@ use crate::events;
 use crate::failure;
 use crate::flag::{self, Flag, Given};
 use crate::{
-    carry, containers, copy, help, images, import, info, login, ps, pull, registry, run, start, terminal,
-    update, volume,
+    carry, containers, copy, help, images, import, info, login, network, ps, pull, registry, run, start,
+    terminal, update, volume,
 };
 
 /// One thing that can be done.
@@ -85,6 +85,7 @@ pub static OTHERS: &[Place] = &[
     place("login", &login::LOGIN),
     place("logout", &login::LOGOUT),
     place("logs", &containers::LOGS),
+    place("port", &network::PORT),
     place("push", &pull::PUSH),
     place("rm", &containers::REMOVE),
     place("rmi", &images::REMOVE),
@@ -97,7 +98,7 @@ pub static OTHERS: &[Place] = &[
 ];
 
 /// The kinds of objects. A new group also gets a row in `command`.
-pub static GROUPS: [Group; 4] = [CONTAINER, IMAGE, REGISTRY, VOLUME];
+pub static GROUPS: [Group; 5] = [CONTAINER, IMAGE, NETWORK, REGISTRY, VOLUME];
 
 const CONTAINER: Group = Group {
     name: "container",
@@ -108,6 +109,7 @@ const CONTAINER: Group = Group {
         place("inspect", &containers::INSPECT),
         place("kill", &containers::KILL),
         place("logs", &containers::LOGS),
+        place("port", &network::PORT),
         Place { name: "ls", also: &["list", "ps"], verb: &ps::PS },
         Place { name: "rm", also: &["remove"], verb: &containers::REMOVE },
         place("run", &run::RUN),
@@ -130,6 +132,21 @@ const IMAGE: Group = Group {
         Place { name: "rm", also: &["remove"], verb: &images::REMOVE },
         place("save", &carry::SAVE),
         place("tag", &carry::TAG),
+    ],
+};
+
+const NETWORK: Group = Group {
+    name: "network",
+    about: "Manage networks",
+    places: &[
+        place("connect", &network::CONNECT),
+        place("create", &network::CREATE),
+        place("disconnect", &network::DISCONNECT),
+        place("inspect", &network::INSPECT),
+        Place { name: "ls", also: &["list"], verb: &network::LIST },
+        place("prune", &network::PRUNE),
+        place("reload", &network::RELOAD),
+        Place { name: "rm", also: &["remove"], verb: &network::REMOVE },
     ],
 };
 
@@ -230,7 +247,7 @@ fn command() -> Command {
     let top = bare("tare").args(GLOBAL.iter().map(Flag::arg)).arg(help_arg(true));
     let verbs =
         COMMON.iter().chain(OTHERS).map(|place| named(place).defer(|command| fill(command, top_verb)));
-    top.subcommands(verbs).subcommands([group::<0>(), group::<1>(), group::<2>(), group::<3>()])
+    top.subcommands(verbs).subcommands([group::<0>(), group::<1>(), group::<2>(), group::<3>(), group::<4>()])
 }
 
 /// clap's view of one group. What clap defers to is a plain function, which cannot capture the group: hence the

@@ -44,12 +44,8 @@ fn parse(flag: &str, value: &str, private: &[&str]) -> Result<Share> {
         value if private.contains(&value) => Ok(Share::Private),
         value => match value.strip_prefix("container:") {
             Some(id) if !id.is_empty() => Ok(Share::Container(id.to_owned())),
-            _ => Err(Error::new(Kind::Usage, format!("--{flag} {value}: not a mode")).hint(match flag {
-                "network" => {
-                    "use none, private, host or container:NAME; named networks come later".to_owned()
-                }
-                flag => format!("use host, private or container:NAME for --{flag}"),
-            })),
+            _ => Err(Error::new(Kind::Usage, format!("--{flag} {value}: not a mode"))
+                .hint(format!("use host, private or container:NAME for --{flag}"))),
         },
     }
 }
@@ -61,7 +57,11 @@ pub fn sharing(host: &HostConfig) -> Result<Sharing> {
     let pid = parse("pid", &host.pid_mode, &["", "private"])?;
     let ipc = parse("ipc", &host.ipc_mode, &["", "private", "shareable", "none"])?;
     let uts = parse("uts", &host.uts_mode, &["", "private"])?;
-    let network = parse("network", &host.network_mode, &["", "private", "none", "default"])?;
+    let network = match host.network_mode.as_str() {
+        mode if mode == "host" || mode.starts_with("container:") => parse("network", mode, &[])?,
+        // None, or one with links on networks.
+        _ => Share::Private,
+    };
     let cgroup = parse("cgroupns", &host.cgroupns_mode, &["", "private"])?;
     let asked = parse("userns", &host.userns_mode, &["", "private", "auto"])?;
     if matches!(uts, Share::Container(_)) || matches!(cgroup, Share::Container(_)) {

@@ -10,8 +10,8 @@ pub fn check_network(host: &HostConfig) -> Result<()> {
     let mode = host.network_mode.as_str();
     let why = match mode {
         "host" => "its network is the host's own",
-        // Until containers are put on networks, these have none either.
-        "none" | "private" | "" | "default" | "bridge" => "there is no network",
+        // Until the default is a network, it is none.
+        "none" | "private" | "" | "default" => "there is no network",
         _ if mode.starts_with("container:") => {
             "its network is another container's: do that with the other one"
         }

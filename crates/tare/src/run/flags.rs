@@ -38,10 +38,13 @@ pub const FLAGS: &[Flag] = &[
     Flag::many("env", "KEY=value", "Set environment variables (KEY alone takes the caller's value)")
         .short('e'),
     Flag::many("env-file", "app.env", "Read environment variables from a file"),
+    Flag::many("expose", "80/tcp", "Say that the container listens on a port, or a range of them"),
     Flag::many("group-add", "audio", "Add more groups to the user's"),
     Flag::one("hostname", "string", "web", "Host name of the container").short('h'),
     Flag::switch("init", "Run an init that passes on signals and reaps processes"),
     Flag::switch("interactive", "Keep stdin open even if it is not attached").short('i'),
+    Flag::one("ip", "address", "10.20.0.5", "Give it this address of IPv4 on its network"),
+    Flag::one("ip6", "address", "fd00::5", "Give it this address of IPv6 on its network"),
     Flag::one(
         "ipc",
         "string",
@@ -50,6 +53,7 @@ pub const FLAGS: &[Flag] = &[
     ),
     Flag::many("label", "KEY=value", "Set labels on the container").short('l'),
     Flag::many("label-file", "app.labels", "Read labels from a file"),
+    Flag::one("mac-address", "address", "02:42:0a:14:00:05", "Give it this hardware address"),
     Flag::one("memory", "bytes", "512m", "Memory limit").short('m'),
     Flag::one("memory-reservation", "bytes", "256m", "Memory to keep to when the host runs short"),
     Flag::one("memory-swap", "bytes", "1g", "Limit of memory plus swap (-1 for unlimited swap)"),
@@ -63,7 +67,9 @@ pub const FLAGS: &[Flag] = &[
     Flag::one("net-delay", "time", "50ms", "Hold back everything that the container sends"),
     Flag::one("net-loss", "percent", "1%", "Lose some of what the container sends"),
     Flag::one("net-rate", "rates", "in=10mbit,out=2mbit", "Bandwidth of the container, each way"),
-    Flag::one("network", "network", "none", "Network to use (private|none|host|container:NAME)").alias("net"),
+    Flag::many("network", "lan", "Networks to connect it to (NAME|host|none|container:NAME)").alias("net"),
+    Flag::many("network-alias", "db", "Let it be found on its network by this name as well")
+        .alias("net-alias"),
     Flag::switch("oom-kill-disable", "Wait instead of killing when memory runs out (cgroup v1 only)"),
     Flag::one(
         "oom-score-adj",
@@ -74,6 +80,13 @@ pub const FLAGS: &[Flag] = &[
     Flag::one("pid", "string", "host", "PID namespace to use (private|host|container:NAME)"),
     Flag::one("pids-limit", "int", "100", "Number of processes allowed (-1 for unlimited)"),
     Flag::switch("privileged", "Take down the wall: all capabilities, all devices, no filter"),
+    Flag::many(
+        "publish",
+        "8080:80",
+        "Publish a port of the container to the host ([ip:][port:]port[/proto])",
+    )
+    .short('p'),
+    Flag::switch("publish-all", "Publish all exposed ports at free ports of the host").short('P'),
     Flag::one("pull", "string", "always", "Pull the image before running (always|missing|never)"),
     Flag::switch("quiet", "Do not show how far the pull is").short('q'),
     Flag::switch("read-only", "Make the container's root file system read-only"),

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tare_engine::request::{Config, CreateRequest, Empty, HostConfig, NetworkLimits, TimeOffsets};
+use tare_engine::request::{
+    Config, CreateRequest, Empty, EndpointSettings, HostConfig, NetworkLimits, NetworkingConfig, PortBinding,
+    TimeOffsets,
+};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::flag::Given;
-use crate::parse::{self, Parsed, bandwidth, clock, device, file, mount};
+use crate::parse::{self, Parsed, bandwidth, clock, device, file, mount, network, port};
 
 const NAMESPACES: &[&str] = &["private", "host"];
 const ANY: i64 = i64::MAX;
@@ -21,6 +24,7 @@ pub fn request(given: &Given) -> Result<CreateRequest> {
             rootfs: rootfs(given)?,
             ..limits(given, isolation(given, host_config(given)?)?)?
         },
+        networking_config: networking(given)?,
     };
     contradictions(&request)?;
     Ok(request)
@@ -56,6 +60,7 @@ fn config(given: &Given) -> Result<Config> {
             path => vec![path.to_owned()],
         }),
         volumes: volumes(given)?.1,
+        exposed_ports: exposed_ports(given)?,
         labels: labels(given)?,
         stop_signal: given.value("stop-signal", signal)?,
         stop_timeout: given
@@ -155,7 +160,9 @@ fn host_config(given: &Given) -> Result<HostConfig> {
 fn isolation(given: &Given, host_config: HostConfig) -> Result<HostConfig> {
     let mode = |long, words, joins| Ok(given.value(long, parse::mode(words, joins))?.unwrap_or_default());
     Ok(HostConfig {
-        network_mode: mode("network", &["private", "none", "host", "bridge", "default"], true)?,
+        network_mode: networks(given)?.into_iter().next().map_or_else(String::new, |(name, _)| name),
+        port_bindings: port_bindings(given)?,
+        publish_all_ports: given.on("publish-all")?,
         pid_mode: mode("pid", NAMESPACES, true)?,
         ipc_mode: mode("ipc", &["none", "private", "shareable", "host"], true)?,
         uts_mode: mode("uts", NAMESPACES, false)?,
@@ -174,6 +181,65 @@ fn isolation(given: &Given, host_config: HostConfig) -> Result<HostConfig> {
         device_cgroup_rules: given.values("device-cgroup-rule", device::rule)?,
         ..host_config
     })
+}
+
+fn networks(given: &Given) -> Result<Vec<(String, EndpointSettings)>> {
+    given.values("network", network::network)
+}
+
+/// What is wanted on each network. The options without a network's name are for the first one.
+fn networking(given: &Given) -> Result<NetworkingConfig> {
+    let mut networks = networks(given)?;
+    let aliases = given.strings("network-alias");
+    let (ip, ip6) = (given.value("ip", parse::ip)?, given.value("ip6", parse::ip)?);
+    let mac = given.text("mac-address");
+    if !aliases.is_empty() || ip.is_some() || ip6.is_some() || mac.is_some() {
+        if networks.is_empty() {
+            networks.push(("default".to_owned(), EndpointSettings::default()));
+        }
+        let settings = &mut networks[0].1;
+        if !aliases.is_empty() {
+            settings.aliases.get_or_insert_default().extend(aliases);
+        }
+        if let Some(ip) = ip {
+            settings.ipam_config.get_or_insert_default().ipv4_address = ip;
+        }
+        if let Some(ip) = ip6 {
+            settings.ipam_config.get_or_insert_default().ipv6_address = ip;
+        }
+        if let Some(mac) = mac {
+            settings.mac_address = mac.to_owned();
+        }
+    }
+    let mut endpoints_config = BTreeMap::new();
+    let many = networks.len() > 1;
+    for (at, (name, settings)) in networks.into_iter().enumerate() {
+        let shared = ["host", "none", "private"].contains(&name.as_str()) || name.starts_with("container:");
+        if shared && many {
+            return Err(Error::new(Kind::Usage, format!("--network {name} together with other networks"))
+                .hint("leave out one of the two"));
+        }
+        // The first one's name alone is the mode already.
+        if at > 0 || settings != EndpointSettings::default() {
+            endpoints_config.insert(name, settings);
+        }
+    }
+    Ok(NetworkingConfig { endpoints_config })
+}
+
+fn port_bindings(given: &Given) -> Result<BTreeMap<String, Option<Vec<PortBinding>>>> {
+    let mut bindings: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
+    for (port, binding) in given.values("publish", port::publish)?.into_iter().flatten() {
+        bindings.entry(port).or_default().get_or_insert_default().push(binding);
+    }
+    Ok(bindings)
+}
+
+/// What is published is exposed as well.
+fn exposed_ports(given: &Given) -> Result<BTreeMap<String, Empty>> {
+    let exposed = given.values("expose", port::expose)?.into_iter().flatten();
+    let published = given.values("publish", port::publish)?.into_iter().flatten().map(|(port, _)| port);
+    Ok(exposed.chain(published).map(|port| (port, Empty {})).collect())
 }
 
 /// Each clock as it was last given.

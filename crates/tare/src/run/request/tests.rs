@@ -276,8 +276,8 @@ fn wrong_values_are_refused() {
         ),
         (&["--uts", "container:x"], "invalid value \"container:x\" for --uts: it can be private, host"),
         (
-            &["--network", "lan"],
-            "invalid value \"lan\" for --network: it can be private, none, host, bridge, default or container:NAME",
+            &["--network", "container:"],
+            "invalid value \"container:\" for --network: there is no container after container:",
         ),
         (&["-e", "=x"], "invalid value \"=x\" for --env: the variable has no name"),
         (&["-l", "=x"], "invalid value \"=x\" for --label: the label has no name"),

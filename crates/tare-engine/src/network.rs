@@ -1,0 +1,720 @@
+//! Networks, and containers on them.
+//!
+//! ```text
+//! request ─▶ wanted (pure) ─▶ claim: addresses, ports ─▶ Joined ─▶ monitor: attach … leave
+//! ```
+//!
+//! A container holds its addresses and ports from its start to its end; a sweep takes back what a killed one
+//! has left.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tare_network::attach::Connection;
+use tare_network::endpoint::Wanted as WantedEndpoint;
+use tare_network::network::{DEFAULT, Network, WantedNetwork};
+use tare_network::port::{self, Protocol, Published, Reserved, Wanted as WantedPort};
+use tare_network::{Endpoint, Folders, Networks, link};
+use tare_sys::{Context, Error, Kind, Result};
+
+use crate::container::{Record, Roots, Status};
+use crate::engine::{Engine, need_root, not_running};
+use crate::events::{self, Event};
+use crate::policy::{self, Share};
+use crate::request::{CreateRequest, EndpointSettings, PortBinding};
+use crate::sweep;
+
+/// What a container holds on networks from its start to its end.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// Its networks, in the order of its links.
+    pub connections: Vec<Connection>,
+    /// Its ports; held by being open.
+    reserved: Vec<Reserved>,
+}
+
+/// The networks of an engine.
+pub fn networks(roots: &Roots) -> Networks {
+    Networks::new(Folders::new(&roots.state, &roots.run))
+}
+
+/// The networks that a request names, and what it wants there; none where it shares a network or has none.
+pub fn wanted(request: &CreateRequest) -> Result<Vec<(String, EndpointSettings)>> {
+    let mode = request.host_config.network_mode.as_str();
+    let settings = &request.networking_config.endpoints_config;
+    let first = match mode {
+        "" | "default" | "none" | "private" | "host" => return none(mode, request),
+        mode if mode.starts_with("container:") => return none(mode, request),
+        name => name,
+    };
+    // Docker's clients call the first one by its mode or, where none was said, "default".
+    let of_first = settings.get(mode).or_else(|| settings.get(first)).or_else(|| settings.get("default"));
+    let mut all = vec![(first.to_owned(), of_first.cloned().unwrap_or_default())];
+    for (name, settings) in settings {
+        if name != first && name != mode && name != "default" {
+            all.push((name.clone(), settings.clone()));
+        }
+    }
+    Ok(all)
+}
+
+fn none(mode: &str, request: &CreateRequest) -> Result<Vec<(String, EndpointSettings)>> {
+    let others = request.networking_config.endpoints_config.iter();
+    for (name, settings) in others {
+        if name != mode && name != "default" {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("container cannot be connected to the network {name} with --network {mode}"),
+            )
+            .hint("leave out one of the two"));
+        }
+        if *settings != EndpointSettings::default() {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("--ip, --ip6, --mac-address and --network-alias need a network, and it has --network {mode}"),
+            )
+            .hint("name a network (`tare network ls`)"));
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn endpoint(settings: &EndpointSettings) -> Result<WantedEndpoint> {
+    let ipam = settings.ipam_config.clone().unwrap_or_default();
+    let address = |what: &str, text: &str| -> Result<Option<IpAddr>> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_| {
+            Error::new(Kind::Usage, format!("{what} {text}: this is no IP address"))
+                .hint("for example 10.20.0.5")
+        })
+    };
+    Ok(WantedEndpoint {
+        aliases: settings.aliases.clone().unwrap_or_default(),
+        ipv4: match address("--ip", &ipam.ipv4_address)? {
+            Some(IpAddr::V6(address)) => {
+                return Err(Error::new(Kind::Usage, format!("--ip {address}: this is an address of IPv6"))
+                    .hint("use --ip6"));
+            }
+            Some(IpAddr::V4(address)) => Some(address),
+            None => None,
+        },
+        ipv6: match address("--ip6", &ipam.ipv6_address)? {
+            Some(IpAddr::V4(address)) => {
+                return Err(Error::new(Kind::Usage, format!("--ip6 {address}: this is an address of IPv4"))
+                    .hint("use --ip"));
+            }
+            Some(IpAddr::V6(address)) => Some(address),
+            None => None,
+        },
+        mac: match settings.mac_address.as_str() {
+            "" => None,
+            text => Some(link::parse_mac(text)?),
+        },
+    })
+}
+
+/// `80`, `80/udp`, `8000-8010/tcp` as numbers.
+fn container_ports(text: &str) -> Result<(u16, u16, Protocol)> {
+    let wrong = || {
+        Error::new(Kind::Usage, format!("invalid containerPort: {text}"))
+            .hint("for example 80, 53/udp, 8000-8010")
+    };
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let number = |text: &str| text.parse().ok().filter(|port: &u16| *port != 0).ok_or_else(wrong);
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(wrong());
+    }
+    Ok((first, last, protocol.parse()?))
+}
+
+/// The ports that a request publishes, and what `-P` adds to them. Pure.
+pub fn wanted_ports(request: &CreateRequest, exposed: &[String]) -> Result<Vec<WantedPort>> {
+    let mut all = Vec::new();
+    for (container, bindings) in &request.host_config.port_bindings {
+        let (first, last, protocol) = container_ports(container)?;
+        let binding = [PortBinding::default()];
+        let bindings = match bindings.as_deref() {
+            None | Some([]) => &binding[..],
+            Some(bindings) => bindings,
+        };
+        for binding in bindings {
+            let address = match binding.host_ip.as_str() {
+                "" => None,
+                text => Some(text.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| {
+                    Error::new(Kind::Usage, format!("invalid IP address {text:?} of a published port"))
+                        .hint("for example 127.0.0.1:8080:80 or [::1]:8080:80")
+                })?),
+            };
+            let (low, high) = host_ports(&binding.host_port)?;
+            for (at, container_port) in (first..=last).enumerate() {
+                let ports = match (low, high - low == last - first && first != last) {
+                    (0, _) => 0..=0,
+                    // Ranges of one length go in step.
+                    (low, true) => low + at as u16..=low + at as u16,
+                    (low, false) => low..=high,
+                };
+                all.push(WantedPort { protocol, address, ports, container_port });
+            }
+        }
+    }
+    if request.host_config.publish_all_ports {
+        for text in request.config.exposed_ports.keys().chain(exposed) {
+            let (first, last, protocol) = container_ports(text)?;
+            for container_port in first..=last {
+                let said =
+                    |want: &WantedPort| want.protocol == protocol && want.container_port == container_port;
+                if !all.iter().any(said) {
+                    all.push(WantedPort { protocol, address: None, ports: 0..=0, container_port });
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn host_ports(text: &str) -> Result<(u16, u16)> {
+    let wrong = || {
+        Error::new(Kind::Usage, format!("invalid hostPort: {text}"))
+            .hint("a port from 1 to 65535, or a range of them")
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| wrong()) };
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last || (first == 0 && last != 0) { Err(wrong()) } else { Ok((first, last)) }
+}
+
+/// Claims what a container wants on networks. On failure all is given back.
+pub fn claim(roots: &Roots, record: &Record) -> Result<Joined> {
+    let request = &record.request;
+    let wanted = wanted(request)?;
+    let exposed: Vec<String> = record.image.exposed_ports.iter().cloned().collect();
+    let ports = wanted_ports(request, &exposed)?;
+    if wanted.is_empty() {
+        return Ok(Joined::default());
+    }
+    let networks = networks(roots);
+    let mut joined = Joined::default();
+    let claimed = (|| {
+        for (at, (name, settings)) in wanted.iter().enumerate() {
+            let network = networks.find_or_make(name)?;
+            let endpoint = claim_one(roots, &networks, &network, record, &endpoint(settings)?, at)?;
+            joined.connections.push(Connection { network, endpoint });
+        }
+        joined.reserved = publish(roots, &networks, &mut joined.connections, &record.id, ports)?;
+        Ok(())
+    })();
+    match claimed {
+        Ok(()) => Ok(joined),
+        Err(err) => {
+            let _ = joined.leave(roots);
+            Err(err)
+        }
+    }
+}
+
+/// Claims an address; one that a killed container still has is taken from it.
+fn claim_one(
+    roots: &Roots,
+    networks: &Networks,
+    network: &Network,
+    record: &Record,
+    wanted: &WantedEndpoint,
+    at: usize,
+) -> Result<Endpoint> {
+    let claim = || networks.claim(network, &record.id, &record.name, wanted, at);
+    match claim() {
+        Err(err) if matches!(err.kind(), Kind::Conflict | Kind::Exhausted) => {
+            sweep::sweep(roots)?;
+            claim()
+        }
+        claimed => claimed,
+    }
+}
+
+/// Reserves ports, and leads them to the first network that the outside can reach.
+fn publish(
+    roots: &Roots,
+    networks: &Networks,
+    connections: &mut [Connection],
+    container: &str,
+    mut ports: Vec<WantedPort>,
+) -> Result<Vec<Reserved>> {
+    if ports.is_empty() {
+        return Ok(Vec::new());
+    }
+    let open = |connection: &&mut Connection| connection.network.has_bridge() && !connection.network.internal;
+    let Some(connection) = connections.iter_mut().find(open) else {
+        // As Docker does: an internal network is reached by nobody outside.
+        return Ok(Vec::new());
+    };
+    if let Some(address) = connection.network.publish_at() {
+        for port in &mut ports {
+            port.address = port.address.or(Some(address));
+        }
+    }
+    let reserved = match port::reserve(&ports) {
+        Err(err) if err.kind() == Kind::Conflict => {
+            sweep::sweep(roots)?;
+            port::reserve(&ports).map_err(|err| match_owner(err, networks, &ports, container))
+        }
+        reserved => reserved,
+    }?;
+    connection.endpoint.ports = reserved.iter().map(|reserved| reserved.published).collect();
+    Ok(reserved)
+}
+
+/// A port of another container's is named by that.
+fn match_owner(err: Error, networks: &Networks, ports: &[WantedPort], container: &str) -> Error {
+    for want in ports {
+        let published = Published {
+            protocol: want.protocol,
+            address: want.address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()),
+            port: *want.ports.start(),
+            container_port: want.container_port,
+        };
+        if let Some(owner) = networks.owner(&published, container) {
+            return err.context(format!(
+                "publish port {}/{}: it is the container's {owner}",
+                published.port, published.protocol
+            ));
+        }
+    }
+    err
+}
+
+impl Joined {
+    /// Puts the container with this network namespace on its networks.
+    pub fn attach(&self, roots: &Roots, netns: BorrowedFd<'_>) -> Result<()> {
+        networks(roots).attach(netns, &self.connections, 0)
+    }
+
+    /// Gives all back. Failures are for the next sweep.
+    pub fn leave(&mut self, roots: &Roots) -> Result<()> {
+        self.reserved.clear();
+        let connections = std::mem::take(&mut self.connections);
+        networks(roots).detach(&connections)
+    }
+}
+
+/// Takes containers off their networks that are not there any more.
+pub fn sweep_networks(roots: &Roots) {
+    if !roots.run.join("networks").exists() {
+        return;
+    }
+    networks(roots).sweep(&|id| {
+        let folders = roots.folders(id);
+        match folders.lock() {
+            // Somebody is in charge of it.
+            Ok(None) => true,
+            Ok(Some(_)) | Err(_) => {
+                folders.status().is_ok_and(|status| status.is_some_and(|status| status.process().is_some()))
+            }
+        }
+    });
+}
+
+/// A line of `network ls`.
+#[derive(Clone, Debug, Serialize)]
+pub struct NetworkSummary {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `bridge`, `macvlan`, `host` or `null`.
+    pub driver: String,
+    /// When it was made (RFC 3339).
+    pub created: String,
+    /// Nothing outside of it can be reached.
+    pub internal: bool,
+    /// It has IPv6.
+    pub ipv6: bool,
+    /// Labels.
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// The modes that are listed among the networks, as Docker does: name and driver.
+const MODES: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
+
+impl Engine {
+    /// Makes a network.
+    pub fn create_network(&self, wanted: &WantedNetwork) -> Result<Network> {
+        need_root()?;
+        let network = networks(&self.roots).create(wanted)?;
+        self.tell("create", &network, None);
+        Ok(network)
+    }
+
+    fn tell(&self, action: &str, network: &Network, container: Option<&str>) {
+        let mut event = Event::new("network", action, &network.id)
+            .with("name", &network.name)
+            .with("type", &network.driver);
+        if let Some(container) = container {
+            event = event.with("container", container);
+        }
+        events::emit(&self.roots, &event);
+    }
+
+    /// All networks, by name, with the modes that are no networks.
+    pub fn list_networks(&self) -> Result<Vec<NetworkSummary>> {
+        let all = networks(&self.roots);
+        let mut list = Vec::new();
+        for network in all.list()? {
+            list.push(NetworkSummary {
+                id: network.id,
+                name: network.name,
+                driver: network.driver,
+                created: network.created,
+                internal: network.internal,
+                ipv6: network.ipv6,
+                labels: network.labels,
+            });
+        }
+        // The default network is made at its first use, and there all the same.
+        if !list.iter().any(|network| network.name == DEFAULT) {
+            list.push(mode(DEFAULT, "bridge"));
+        }
+        list.extend(MODES.map(|(name, driver)| mode(name, driver)));
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(list)
+    }
+
+    /// Everything about a network, in Docker's shape.
+    pub fn inspect_network(&self, word: &str) -> Result<Value> {
+        if let Some((name, driver)) = MODES.iter().find(|(name, _)| *name == word) {
+            let network = Network { name: (*name).into(), driver: (*driver).into(), ..Network::default() };
+            return Ok(in_dockers_shape(&network, &[]));
+        }
+        sweep::sweep(&self.roots)?;
+        let all = networks(&self.roots);
+        let network =
+            if word == DEFAULT && need_root().is_ok() { all.find_or_make(word) } else { all.find(word) }?;
+        let endpoints = Endpoint::on(&all.folders, &network.id)?;
+        Ok(in_dockers_shape(&network, &endpoints))
+    }
+
+    /// Removes a network that nobody is on.
+    pub fn remove_network(&self, word: &str) -> Result<()> {
+        need_root()?;
+        if word == DEFAULT || MODES.iter().any(|(name, _)| *name == word) {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("{word} is a pre-defined network and cannot be removed"),
+            )
+            .hint("`tare network ls` lists the others"));
+        }
+        sweep::sweep(&self.roots)?;
+        let network = networks(&self.roots).remove(word)?;
+        self.tell("destroy", &network, None);
+        Ok(())
+    }
+
+    /// Removes all networks that nobody is on and no container was made for; answers their names. `wanted` picks
+    /// among them.
+    pub fn prune_networks(&self, wanted: &dyn Fn(&NetworkSummary) -> bool) -> Result<Vec<String>> {
+        need_root()?;
+        sweep::sweep(&self.roots)?;
+        let mut named = Vec::new();
+        for id in self.roots.ids()? {
+            if let Ok(record) = self.roots.folders(&id).record() {
+                named.extend(self::wanted(&record.request)?.into_iter().map(|(name, _)| name));
+            }
+        }
+        let mut removed = Vec::new();
+        for network in self.list_networks()? {
+            let mode = network.name == DEFAULT || MODES.iter().any(|(name, _)| *name == network.name);
+            let used =
+                named.iter().any(|name| *name == network.name || network.id.starts_with(name.as_str()));
+            if mode || used || !wanted(&network) {
+                continue;
+            }
+            match self.remove_network(&network.name) {
+                Ok(()) => removed.push(network.name),
+                // Somebody has just begun to use it, or removed it.
+                Err(err) if matches!(err.kind(), Kind::Conflict | Kind::NotFound) => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Puts a container on a network, at once if it runs.
+    pub fn connect_network(&self, word: &str, container: &str, settings: &EndpointSettings) -> Result<()> {
+        need_root()?;
+        let folders = self.find(container)?;
+        let all = networks(&self.roots);
+        let network = all.find_or_make(word)?;
+        let mut record = folders.record()?;
+        let what = || format!("connect {container} to the network {}", network.name);
+        let here = wanted(&record.request)?;
+        if here.is_empty() {
+            let mode = &record.request.host_config.network_mode;
+            return Err(Error::new(Kind::Conflict, format!("{}: it has --network {mode}", what()))
+                .hint("only a container that is on a network can be put on another"));
+        }
+        if here.iter().any(|(name, _)| *name == network.name || network.id.starts_with(name.as_str())) {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("{}: endpoint with name {} already exists in the network", what(), record.name),
+            ));
+        }
+        let wanted = endpoint(settings)?;
+        let status = folders.status()?.unwrap_or_else(Status::created);
+        if status.process().is_some() {
+            let connections = all.connections(&record.id)?;
+            let links = connections.iter().filter_map(|c| c.endpoint.link.strip_prefix("eth")?.parse().ok());
+            let at = links.max().map_or(0, |last: usize| last + 1);
+            let endpoint = claim_one(&self.roots, &all, &network, &record, &wanted, at).doing(what)?;
+            let connection = [Connection { network: network.clone(), endpoint }];
+            let netns = netns_of(status.pid)?;
+            // Not the first default route: what is open goes on as it was.
+            if let Err(err) = all.attach(std::os::fd::AsFd::as_fd(&netns), &connection, 100 + at as u32) {
+                let _ = all.detach(&connection);
+                return Err(err.context(what()));
+            }
+        }
+        record.request.networking_config.endpoints_config.insert(network.name.clone(), settings.clone());
+        folders.write_record(&record)?;
+        self.tell("connect", &network, Some(&record.id));
+        Ok(())
+    }
+
+    /// Takes a container off a network, at once if it runs.
+    pub fn disconnect_network(&self, word: &str, container: &str, force: bool) -> Result<()> {
+        need_root()?;
+        let all = networks(&self.roots);
+        let network = all.find(word)?;
+        let folders = match self.find(container) {
+            Err(err) if force && err.kind() == Kind::NotFound => {
+                sweep::sweep(&self.roots)?;
+                return Ok(());
+            }
+            found => found?,
+        };
+        let mut record = folders.record()?;
+        let here = wanted(&record.request)?;
+        let is_it = |name: &str| *name == network.name || network.id.starts_with(name);
+        let Some((name, _)) = here.iter().find(|(name, _)| is_it(name)) else {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("container {} is not connected to network {}", record.name, network.name),
+            ));
+        };
+        let found = all.connections(&record.id)?;
+        let found: Vec<_> = found.into_iter().filter(|c| c.network.id == network.id).collect();
+        for connection in &found {
+            let mut host = tare_sys::netlink::Netlink::open()?;
+            if connection.network.has_bridge() {
+                link::remove(&mut host, &connection.endpoint.host_link)?;
+            } else if let Some(status) = folders.status()?.filter(|status| status.process().is_some()) {
+                let netns = netns_of(status.pid)?;
+                let mut inside = link::open_in(std::os::fd::AsFd::as_fd(&netns))?;
+                link::remove(&mut inside, &connection.endpoint.link)?;
+            }
+        }
+        all.detach(&found)?;
+        let request = &mut record.request;
+        request.networking_config.endpoints_config.remove(name);
+        if here[0].0 == *name {
+            // Another one becomes the first; where there is none, it has none from its next start on.
+            request.host_config.network_mode =
+                here.get(1).map_or_else(|| "none".to_owned(), |(next, _)| next.clone());
+        }
+        folders.write_record(&record)?;
+        self.tell("disconnect", &network, Some(&record.id));
+        Ok(())
+    }
+
+    /// Makes the firewall's rules anew, after somebody has flushed them.
+    pub fn reload_networks(&self) -> Result<()> {
+        need_root()?;
+        sweep::sweep(&self.roots)?;
+        let all = networks(&self.roots);
+        // Nothing was ever made: nothing is to be made anew.
+        if all.list()?.is_empty() { Ok(()) } else { all.reload() }
+    }
+
+    /// The published ports of a container that runs.
+    pub fn ports(&self, container: &str) -> Result<Vec<Published>> {
+        let folders = self.find(container)?;
+        let status = folders.status()?.unwrap_or_else(Status::created);
+        if status.process().is_none() {
+            return Err(not_running(container));
+        }
+        ports_of(&self.roots, &folders.id)
+    }
+}
+
+/// The published ports of a container.
+pub fn ports_of(roots: &Roots, id: &str) -> Result<Vec<Published>> {
+    let mut ports: Vec<Published> = networks(roots)
+        .connections(id)?
+        .into_iter()
+        .flat_map(|connection| connection.endpoint.ports)
+        .collect();
+    ports.sort_by_key(|port| (port.container_port, port.protocol, port.address.is_ipv6(), port.port));
+    Ok(ports)
+}
+
+fn netns_of(pid: i32) -> Result<std::os::fd::OwnedFd> {
+    let path = format!("/proc/{pid}/ns/net");
+    rustix::fs::open(
+        &path,
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .doing(|| format!("open({path:?})"))
+}
+
+fn mode(name: &str, driver: &str) -> NetworkSummary {
+    NetworkSummary {
+        id: String::new(),
+        name: name.to_owned(),
+        driver: driver.to_owned(),
+        created: tare_sys::time::NEVER.to_owned(),
+        internal: false,
+        ipv6: false,
+        labels: std::collections::BTreeMap::new(),
+    }
+}
+
+fn with_prefix(address: Option<IpAddr>, network: &Network) -> String {
+    let prefix = |address: IpAddr| network.pool(address.is_ipv4()).map_or(0, |pool| pool.subnet.prefix);
+    address.map_or_else(String::new, |address| format!("{address}/{}", prefix(address)))
+}
+
+fn in_dockers_shape(network: &Network, endpoints: &[Endpoint]) -> Value {
+    let config: Vec<Value> = network
+        .pools
+        .iter()
+        .map(|pool| {
+            let mut config = json!({ "Subnet": pool.subnet, "Gateway": pool.gateway });
+            if let Some(range) = pool.range {
+                config["IPRange"] = json!(range);
+            }
+            config
+        })
+        .collect();
+    let containers: serde_json::Map<String, Value> = endpoints
+        .iter()
+        .map(|endpoint| {
+            let value = json!({
+                "Name": endpoint.name,
+                "EndpointID": endpoint.id,
+                "MacAddress": endpoint.mac,
+                "IPv4Address": with_prefix(endpoint.ipv4.map(IpAddr::from), network),
+                "IPv6Address": with_prefix(endpoint.ipv6.map(IpAddr::from), network),
+            });
+            (endpoint.container.clone(), value)
+        })
+        .collect();
+    json!({
+        "Name": network.name,
+        "Id": network.id,
+        "Created": network.created,
+        "Scope": "local",
+        "Driver": network.driver,
+        "EnableIPv4": network.pool(true).is_some(),
+        "EnableIPv6": network.ipv6,
+        "IPAM": { "Driver": "default", "Options": {}, "Config": config },
+        "Internal": network.internal,
+        "Attachable": false,
+        "Ingress": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Containers": containers,
+        "Options": network.options,
+        "Labels": network.labels,
+        "Tare": { "Link": network.link },
+    })
+}
+
+/// `NetworkSettings` of `inspect`.
+pub fn settings(roots: &Roots, record: &Record, running: bool, pid: i32) -> Result<Value> {
+    let connections = if running { networks(roots).connections(&record.id)? } else { Vec::new() };
+    let mut all = serde_json::Map::new();
+    for (name, settings) in wanted(&record.request).unwrap_or_default() {
+        let found = connections.iter().find(|c| c.network.name == name || c.network.id.starts_with(&name));
+        let (mut value, name) = (json!(settings), found.map_or(name, |c| c.network.name.clone()));
+        value["NetworkID"] = json!(found.map_or("", |c| c.network.id.as_str()));
+        value["EndpointID"] = json!(found.map_or("", |c| c.endpoint.id.as_str()));
+        for (ipv4, gateway, address, prefix) in [
+            (true, "Gateway", "IPAddress", "IPPrefixLen"),
+            (false, "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen"),
+        ] {
+            let own = found.and_then(|c| match ipv4 {
+                true => c.endpoint.ipv4.map(IpAddr::from),
+                false => c.endpoint.ipv6.map(IpAddr::from),
+            });
+            let pool = found.and_then(|c| c.network.pool(ipv4)).filter(|_| own.is_some());
+            let open = found.is_some_and(|c| !c.network.internal);
+            let shown = pool.filter(|_| open).map_or_else(String::new, |pool| pool.gateway.to_string());
+            value[gateway] = json!(shown);
+            value[address] = json!(own.map_or_else(String::new, |own| own.to_string()));
+            value[prefix] = json!(pool.map_or(0, |pool| pool.subnet.prefix));
+        }
+        if let Some(connection) = found {
+            value["MacAddress"] = json!(connection.endpoint.mac);
+            let short: String = record.id.chars().take(12).collect();
+            let mut names = vec![record.name.clone()];
+            names.extend(connection.endpoint.aliases.iter().cloned());
+            names.push(short);
+            value["DNSNames"] = json!(names);
+        }
+        all.insert(name, value);
+    }
+    let mut ports = serde_json::Map::new();
+    for text in record.request.config.exposed_ports.keys().chain(&record.image.exposed_ports) {
+        if let Ok((first, last, protocol)) = container_ports(text) {
+            (first..=last).for_each(|port| {
+                ports.insert(format!("{port}/{protocol}"), Value::Null);
+            });
+        }
+    }
+    for port in connections.iter().flat_map(|connection| &connection.endpoint.ports) {
+        let entry = ports.entry(format!("{}/{}", port.container_port, port.protocol)).or_insert(Value::Null);
+        let binding = json!({ "HostIp": port.address, "HostPort": port.port.to_string() });
+        match entry {
+            Value::Array(list) => list.push(binding),
+            entry => *entry = json!([binding]),
+        }
+    }
+    let first = all.get("bridge").cloned().unwrap_or(Value::Null);
+    let of_first = |field: &str| first.get(field).cloned().unwrap_or_else(|| json!(""));
+    Ok(json!({
+        "Bridge": "",
+        "SandboxKey": if running { format!("/proc/{pid}/ns/net") } else { String::new() },
+        "Ports": ports,
+        // Of the default network, as Docker had it before there were others.
+        "Gateway": of_first("Gateway"),
+        "IPAddress": of_first("IPAddress"),
+        "IPPrefixLen": first.get("IPPrefixLen").cloned().unwrap_or_else(|| json!(0)),
+        "MacAddress": of_first("MacAddress"),
+        "Networks": all,
+    }))
+}
+
+/// Checks what a request wants on networks, as far as that can be told beforehand.
+pub fn check(request: &CreateRequest, exposed: &[String]) -> Result<()> {
+    for (_, settings) in wanted(request)? {
+        endpoint(&settings)?;
+    }
+    let ports = wanted_ports(request, exposed)?;
+    let sharing = policy::sharing(&request.host_config)?;
+    if let (Share::Container(_), Some(port)) = (&sharing.network, ports.first()) {
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "publish port {}: conflicting options: port publishing and the container type network mode",
+                port.container_port
+            ),
+        )
+        .hint("publish it by the container whose network it is"));
+    }
+    Ok(())
+}
