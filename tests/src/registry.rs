@@ -1,6 +1,7 @@
 //! Registries on loopback: Debian's, and a little server that does what a test wants.
 
 pub mod stock;
+pub mod tunnel;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -9,10 +10,14 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::eventually;
+use crate::{eventually, stretched};
+
+/// How long a server waits for a test that is at something else; the test's own limits are shorter.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `docker-registry` of one's own. It ends with this.
 #[derive(Debug)]
@@ -253,7 +258,10 @@ fn write(mut stream: TcpStream, answer: &Answer) -> std::io::Result<()> {
     let (now, later) = body.split_at(answer.pause.as_ref().map_or(body.len(), |(bytes, _)| *bytes));
     stream.write_all(now)?;
     if let Some((_, gate)) = &answer.pause {
-        eventually("the test lets the server go on", || gate.exists());
+        let begun = Instant::now();
+        while !gate.exists() && begun.elapsed() < stretched(PATIENCE) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
     stream.write_all(later)?;
     if !answer.endless {

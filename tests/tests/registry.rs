@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 use tare_tests::registry::stock::{self, MANIFEST, Stock};
+use tare_tests::registry::tunnel::Tunnel;
 use tare_tests::registry::{Answer, PASSWORD, Registry, Request, Server, USER};
 use tare_tests::{Host, Tare};
 
@@ -50,7 +51,7 @@ fn an_image_is_pulled_and_run_and_found_up_to_date() {
     host.tare(["run", "--rm", &by_digest, "echo", "by digest"]).run().prints("by digest");
 
     let out = pull(&host, &format!("{}/team/box:none", registry.address)).run();
-    out.fails(1).complains_of(&["team/box:none", "404", "manifest unknown"]);
+    out.fails(1).complains_of(&["team/box:none not found", "404", "manifest unknown"]);
 }
 
 #[test]
@@ -70,7 +71,7 @@ fn a_login_of_docker_or_podman_opens_a_registry_with_passwords() {
     };
     host.file("config.json", login("eve"));
     let out = pull(&host, &name).run();
-    out.fails(1).complains_of(&["401"]);
+    out.fails(1).complains_of(&["401", "pull access denied", "repository does not exist or may require"]);
     assert!(!out.stderr().contains(PASSWORD));
     host.file("config.json", login(USER));
     pull(&host, &name).arg("--quiet").run().prints(&name);
@@ -88,6 +89,7 @@ fn a_certificate_has_to_be_trusted() {
     let settings = |line: &str| {
         host.file("registries.toml", format!("[\"{}\"]\n{line}\n", registry.address));
     };
+    pull(&host, &name).run().fails(1).complains_of(&["http = false"]);
     settings("http = false");
     pull(&host, &name).run().fails(1).complains_of(&["certificate", "registries.toml"]);
     settings(&format!("ca = {:?}", registry.certificate()));
@@ -110,6 +112,9 @@ fn mirrors_are_asked_first_and_passed_over_when_they_fail() {
     mirrors(&broken.address, &registry.address);
     pull(&host, "127.0.0.1:2/box:1").arg("--quiet").run().prints("127.0.0.1:2/box:1");
     assert!(broken.requests().len() >= 2, "{:?}", broken.requests());
+    // A mirror that nobody serves is asked once.
+    mirrors("127.0.0.1:3", &registry.address);
+    pull(&host, "127.0.0.1:2/box:1").arg("--quiet").run().prints("127.0.0.1:2/box:1");
     mirrors(&broken.address, &broken.address);
     pull(&host, "127.0.0.1:2/box:1").run().fails(1).complains_of(&["127.0.0.1:2", "refused"]);
 }
@@ -355,4 +360,44 @@ fn run_pulls_an_image_that_is_not_there() {
     drop(registry);
     run(&[]).prints("here");
     run(&["--pull", "always"]).fails(125).complains_of(&[&name]);
+}
+
+#[test]
+fn all_tags_of_a_repository_come_and_go() {
+    let (host, elsewhere, registry) = (Host::new(), Host::new(), Registry::open());
+    let at = |tag: &str| format!("{}/team/box{tag}", registry.address);
+    let busybox = host.busybox();
+    for tag in [":1", ":2", ":old"] {
+        host.tare(["tag", busybox, &at(tag)]).run().ok();
+    }
+    let said = host.tare(["push", "--all-tags", &at("")]).run().ok();
+    assert_eq!(said.matches(": digest: sha256:").count(), 3, "{said}");
+    let said = elsewhere.tare(["pull", "-a", "-q", &at("")]).run();
+    said.prints(&[at(":1"), at(":2"), at(":old")].join("\n"));
+    for words in [["push", "-a", &at(":1")], ["pull", "-a", &at(":1")]] {
+        host.tare(words).run().fails(1).complains_of(&["tag can't be used with --all-tags"]);
+    }
+    host.tare(["push", "-a", "127.0.0.1:2/none"]).run().fails(1).complains_of(&["127.0.0.1:2/none"]);
+}
+
+#[test]
+fn a_proxy_leads_to_a_registry_unless_no_proxy_names_it() {
+    let (host, registry) = (Host::new(), Registry::with_password());
+    registry.receive(&stock::archive(&host), "box:1");
+    let auths = json!({ "username": USER, "password": PASSWORD });
+    host.file("config.json", json!({ "auths": { "registry.test:5000": auths } }).to_string());
+    host.file("registries.toml", "[\"registry.test:5000\"]\nhttp = true\n");
+    let proxy = Tunnel::start(&registry.address);
+    let pull = |no_proxy: &str| {
+        let call = pull(&host, "registry.test:5000/box:1").arg("--quiet");
+        call.env("HTTP_PROXY", format!("http://{}", proxy.address)).env("NO_PROXY", no_proxy).run()
+    };
+    pull("").prints("registry.test:5000/box:1");
+    let asked = proxy.requests();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|line| line.starts_with("CONNECT registry.test:5000 ")),
+        "{asked:?}"
+    );
+    pull("registry.test").fails(1).complains_of(&["registry.test"]);
+    drop(proxy);
 }

@@ -152,10 +152,8 @@ fn of_many_pulls_at_once_one_fetches_and_all_have_the_image() {
     let gate = host.work().join("gate");
     let (wanted, open) = (layer.clone(), gate.clone());
     let (server, name) = server(stock, move |request, answer| {
-        if request.path.ends_with(&wanted) {
-            eventually("the test opens the gate", || open.exists());
-        }
-        answer
+        let pause = request.path.ends_with(&wanted).then(|| (0, open.clone()));
+        Answer { pause, ..answer }
     });
     let pulls: Vec<_> = (0..6).map(|_| host.tare(["pull", &name]).start()).collect();
     let manifests =
@@ -172,7 +170,7 @@ fn of_many_pulls_at_once_one_fetches_and_all_have_the_image() {
 
 #[test]
 fn what_a_killed_pull_had_is_taken_over_by_the_one_that_waits() {
-    for signal in [Signal::KILL, Signal::INT] {
+    for signal in [Signal::KILL, Signal::TERM] {
         let host = Host::new();
         let stock = Stock::new(&host);
         let (layer, half) = (stock.layer().0.clone(), stock.layer().1.len() / 2);

@@ -21,6 +21,7 @@ pub mod push;
 pub mod settings;
 
 use std::io::{self, Read};
+use std::sync::atomic::Ordering;
 
 use tare_sys::{Context, Error, Kind, Result};
 use ureq::http::StatusCode;
@@ -155,7 +156,16 @@ impl Repository {
             let mut response =
                 endpoint.get(Ask { path: &path, accept: &documents::MANIFESTS, ..Ask::default() })?;
             if response.status() != StatusCode::OK {
-                return Err(endpoint.refused(&mut response, what(endpoint)));
+                // Docker's words, by which programs know what is the matter.
+                let what = match response.status() {
+                    StatusCode::NOT_FOUND => format!("manifest for {} not found", what(endpoint)),
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!(
+                        "pull access denied for {}/{}, repository does not exist or may require a login",
+                        endpoint.domain, self.path
+                    ),
+                    _ => what(endpoint),
+                };
+                return Err(endpoint.refused(&mut response, what));
             }
             let media_type = response
                 .headers()
@@ -181,16 +191,19 @@ impl Repository {
         Ok(bytes)
     }
 
-    /// Asks one after another; the last one's error counts.
+    /// Asks one after another; the last one's error counts. A mirror that could not be reached is not asked again.
     fn each<T>(&self, ask: impl Fn(&Endpoint) -> Result<T>) -> Result<T> {
-        let mut result = Err(Error::new(Kind::Usage, "a repository without a registry"));
-        for endpoint in &self.endpoints {
-            result = ask(endpoint);
-            if result.is_ok() {
-                break;
+        let (itself, mirrors) = match self.endpoints.split_last() {
+            Some(found) => found,
+            None => return Err(Error::new(Kind::Usage, "a repository without a registry")),
+        };
+        for mirror in mirrors.iter().filter(|mirror| !mirror.is_dead.load(Ordering::Relaxed)) {
+            match ask(mirror) {
+                Err(err) => mirror.is_dead.store(err.kind() == Kind::Network, Ordering::Relaxed),
+                answer => return answer,
             }
         }
-        result
+        ask(itself)
     }
 }
 

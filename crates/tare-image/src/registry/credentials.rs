@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! $DOCKER_CONFIG/config.json, ~/.docker/config.json      {"auths": {"HOST": {"auth": base64("NAME:PASSWORD")}},
-//! $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json,     "credHelpers": {"HOST": "PROGRAM"},
-//! ~/.config/containers/auth.json                                  "credsStore": "PROGRAM"}
+//! $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json      "credHelpers": {"HOST": "PROGRAM"},
+//!   (or /run/containers/UID/…), ~/.config/containers/auth.json    "credsStore": "PROGRAM"}
 //! ```
 //!
 //! The first file that knows the host counts. `PROGRAM` is asked as `docker-credential-PROGRAM get`. Written is Docker's
@@ -84,7 +84,9 @@ impl CredentialFiles {
         let below = |folder: Option<PathBuf>, rest: &str| folder.map(|folder| folder.join(rest));
         let docker = below(path("DOCKER_CONFIG"), "config.json")
             .or_else(|| below(home.clone(), ".docker/config.json"));
-        let runtime = below(path("XDG_RUNTIME_DIR"), "containers/auth.json");
+        let user = rustix::process::getuid().as_raw();
+        let runtime = below(path("XDG_RUNTIME_DIR"), "containers/auth.json")
+            .or_else(|| Some(PathBuf::from(format!("/run/containers/{user}/auth.json"))));
         let config = below(path("XDG_CONFIG_HOME").or(below(home, ".config")), "containers/auth.json");
         let others = [path("REGISTRY_AUTH_FILE"), runtime, config].into_iter().flatten().collect();
         CredentialFiles { docker, others }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -43,6 +44,8 @@ pub(super) struct Endpoint {
     credentials: Option<Credentials>,
     /// The header that the server took last.
     authorization: Mutex<Option<String>>,
+    /// It could not be reached.
+    pub(super) is_dead: AtomicBool,
 }
 
 /// Makes one request, and may be changed by it: of an address, with what is to be shown.
@@ -132,6 +135,7 @@ impl Endpoint {
             scopes,
             credentials,
             authorization: Mutex::default(),
+            is_dead: AtomicBool::new(false),
         })
     }
 

@@ -91,6 +91,11 @@ pub(super) fn refused(registry: &str, response: &mut Response<Body>, what: &str)
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::new(Kind::Permission, text)
             .hint(format!("the repository is private, or not there: `tare login {registry}` logs in")),
         StatusCode::NOT_FOUND => Error::new(Kind::NotFound, text),
+        // Go's servers say so to who speaks without TLS where there is some.
+        StatusCode::BAD_REQUEST if text.contains("HTTP request to an HTTPS server") => {
+            Error::new(Kind::Network, text)
+                .hint("the registry has TLS: name it in registries.toml: http = false")
+        }
         StatusCode::TOO_MANY_REQUESTS => Error::new(Kind::Exhausted, text)
             .hint("the registry limits how much one may ask: wait, log in, or set up a mirror"),
         _ => Error::new(Kind::Network, text),
