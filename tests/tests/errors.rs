@@ -32,7 +32,7 @@ fn an_unknown_image_is_125_and_says_how_to_get_one() {
     out.fails(125).complains_of(&["registry.invalid", "is the name right", "import"]);
     assert!(begun.elapsed() < stretched(Duration::from_secs(20)), "{:?}", begun.elapsed());
     let out = run(&host, &["--pull", "never", "nosuch", "true"]);
-    out.fails(125).complains_of(&["nosuch", "not in the store", "import"]);
+    out.fails(125).complains_of(&["nosuch", "no such image", "import"]);
 }
 
 #[test]

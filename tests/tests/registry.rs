@@ -312,7 +312,7 @@ fn an_image_is_pushed_and_is_the_same_elsewhere() {
         .output()
         .expect("skopeo");
     assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), digest);
-    push(&host, "127.0.0.1:2/none:1").run().fails(1).complains_of(&["not in the store"]);
+    push(&host, "127.0.0.1:2/none:1").run().fails(1).complains_of(&["no such image"]);
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn run_pulls_an_image_that_is_not_there() {
     registry.receive(&stock::archive(&host), "box:1");
     let name = format!("{}/box:1", registry.address);
     let run = |pull: &[&str]| host.tare(["run", "--rm"]).args(pull).args([&name, "echo", "here"]).run();
-    run(&["--pull", "never"]).fails(125).complains_of(&["not in the store"]);
+    run(&["--pull", "never"]).fails(125).complains_of(&["no such image"]);
     let out = run(&[]);
     out.prints("here").complains_of(&["Unable to find image", "Pull complete"]);
     let out = run(&[]);

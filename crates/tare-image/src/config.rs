@@ -13,7 +13,7 @@ use tare_sys::{Error, Kind, Result};
 
 pub use change::Change;
 pub use document::HistoryLine;
-pub(crate) use document::{Described, describe, document};
+pub(crate) use document::{Described, Step, describe, document, extend};
 
 /// The `config` part of an OCI image configuration. Absent and `null` read as empty; unknown fields are
 /// skipped (the blob in the store keeps them).
@@ -47,6 +47,24 @@ pub struct ImageConfig {
     /// The signal `stop` sends, `SIGTERM` or a number; empty means SIGTERM.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_is_empty")]
     pub stop_signal: String,
+}
+
+impl ImageConfig {
+    /// One that says something in every field, so that their names show.
+    fn filled() -> ImageConfig {
+        let word = || "x".to_owned();
+        ImageConfig {
+            user: word(),
+            exposed_ports: BTreeSet::from([word()]),
+            env: vec![word()],
+            entrypoint: vec![word()],
+            cmd: vec![word()],
+            volumes: BTreeSet::from([word()]),
+            working_dir: word(),
+            labels: BTreeMap::from([(word(), word())]),
+            stop_signal: word(),
+        }
+    }
 }
 
 fn null_is_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {

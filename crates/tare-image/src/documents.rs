@@ -21,6 +21,8 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// All that may describe an image, as one asks a registry for it.
 pub const MANIFESTS: [&str; 4] = [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX];
+/// Of a layer, not compressed.
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// Bytes that a document may have, in every engine.
@@ -253,35 +255,59 @@ fn check_layer(layer: &Descriptor) -> Result<()> {
 
 /// The manifest of an image that came without one.
 pub fn manifest(config: &Blob, layers: &[(Blob, Compression)]) -> Result<Vec<u8>> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Manifest {
-        schema_version: u32,
-        media_type: &'static str,
-        config: Descriptor,
-        layers: Vec<Descriptor>,
-    }
-    let descriptor = |media_type: &str, blob: &Blob| Descriptor {
+    let layers: Vec<Descriptor> =
+        layers.iter().map(|(blob, compression)| layer_descriptor(blob, *compression)).collect();
+    manifest_of(config, &layers)
+}
+
+/// The layers that a manifest names, lowest first, by OCI's types.
+pub(crate) fn layers_of(manifest: &[u8]) -> Result<Vec<Descriptor>> {
+    let Document::Manifest { layers, .. } = parse("the manifest", manifest)? else {
+        return Err(Error::new(Kind::Corrupt, "the image's manifest is an index"));
+    };
+    let by_oci = |layer: Descriptor| Descriptor {
+        media_type: match layer.media_type.as_str() {
+            "application/vnd.docker.image.rootfs.diff.tar" => LAYER.to_owned(),
+            "application/vnd.docker.image.rootfs.diff.tar.gzip" => format!("{LAYER}+gzip"),
+            _ => layer.media_type,
+        },
+        ..layer
+    };
+    Ok(layers.into_iter().map(by_oci).collect())
+}
+
+/// What a manifest says of a layer.
+pub(crate) fn layer_descriptor(blob: &Blob, compression: Compression) -> Descriptor {
+    let suffix = match compression {
+        Compression::None => "",
+        Compression::Gzip => "+gzip",
+        Compression::Zstd => "+zstd",
+    };
+    descriptor(&format!("{LAYER}{suffix}"), blob)
+}
+
+fn descriptor(media_type: &str, blob: &Blob) -> Descriptor {
+    Descriptor {
         media_type: media_type.to_owned(),
         digest: blob.digest.clone(),
         size: blob.size,
         platform: None,
         annotations: None,
-    };
-    let layer = |(blob, compression): &(Blob, Compression)| {
-        let suffix = match compression {
-            Compression::None => "",
-            Compression::Gzip => "+gzip",
-            Compression::Zstd => "+zstd",
-        };
-        descriptor(&format!("application/vnd.oci.image.layer.v1.tar{suffix}"), blob)
-    };
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: MANIFEST,
-        config: descriptor(CONFIG, config),
-        layers: layers.iter().map(layer).collect(),
-    };
+    }
+}
+
+/// A manifest of these layers.
+pub(crate) fn manifest_of(config: &Blob, layers: &[Descriptor]) -> Result<Vec<u8>> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Manifest<'a> {
+        schema_version: u32,
+        media_type: &'static str,
+        config: Descriptor,
+        layers: &'a [Descriptor],
+    }
+    let manifest =
+        Manifest { schema_version: 2, media_type: MANIFEST, config: descriptor(CONFIG, config), layers };
     serde_json::to_vec(&manifest).map_err(|err| Error::new(Kind::Kernel, format!("write a manifest: {err}")))
 }
 

@@ -8,6 +8,8 @@
 //!   layers/mount-points/         what is below every image's layers
 //!   layers/<random>.pending/     a layer on its way in (or out): tree/, blob, config, manifest
 //!   ingest/<blob hex>/           a layer on its way in whose digest is known before (`store/ingest.rs`)
+//!   recipes/<diff id hex>        how to make a layer's tar again from its tree, where its blob was dropped (`recipe.rs`)
+//!   damaged/<hex>                a blob or layer of that digest was found to be damaged (`store/verify.rs`)
 //!   ids/<image id hex>           JSON: an image that the store holds ([`Image`], without its names)
 //!   names/<name, '/' as '+'>     JSON: what a start needs to know of the image of that name ([`RunRecord`])
 //!   lock                         flock
@@ -27,6 +29,10 @@
 //!
 //! *Not known here*: which containers use an image. The engine asks itself before it calls [`ImageStore::remove`].
 
+mod collect;
+mod commit;
+mod compact;
+mod compare;
 mod files;
 mod import;
 mod index;
@@ -37,6 +43,8 @@ mod pending;
 mod record;
 mod remove;
 mod take;
+mod usage;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -49,10 +57,15 @@ use crate::digest::{Digest, is_lower_hex};
 use crate::reference::Reference;
 use crate::unpack;
 
+pub use collect::Collected;
+pub use commit::CommitOptions;
+pub use compact::Compacted;
 pub use import::{ImportOptions, Progress};
 pub use record::RunRecord;
-pub use remove::Removed;
+pub use remove::{Removal, Removed};
 pub use take::{Incoming, LayerState, Source, TakeOptions, Watch};
+pub use usage::{ImageUsage, Usage};
+pub use verify::Damage;
 
 /// Hex digits of an id that are enough to ask for an image by it, where no other begins alike.
 pub const SHORTEST_ID: usize = 3;
@@ -71,6 +84,9 @@ pub struct Image {
     /// Full names, sorted; may be empty. [`Reference::parse`] and `Display` make them familiar.
     #[serde(skip)]
     pub names: Vec<String>,
+    /// What some of these names point to in the registries that they came from.
+    #[serde(skip)]
+    pub digests: BTreeMap<String, Digest>,
     /// Digest of the manifest.
     pub manifest: Digest,
     /// Its media type.
@@ -144,6 +160,7 @@ impl ImageStore {
                 name: String::new(),
                 layers: self.visible(&image.layers),
                 config: image.config,
+                digest: None,
             });
         }
         // Whoever typed 64 digits meant an id, whatever the grammar of names says.
@@ -155,13 +172,16 @@ impl ImageStore {
 
     /// All images, the newest first.
     pub fn list(&self) -> Result<Vec<Image>> {
-        let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut names: BTreeMap<String, Vec<RunRecord>> = BTreeMap::new();
         for record in self.names()? {
-            names.entry(record.image_id).or_default().push(record.name);
+            names.entry(record.image_id.clone()).or_default().push(record);
         }
         let mut images = self.images()?;
         for image in &mut images {
-            image.names = names.remove(image.id.as_str()).unwrap_or_default();
+            for record in names.remove(image.id.as_str()).unwrap_or_default() {
+                image.digests.extend(record.digest.map(|digest| (record.name.clone(), digest)));
+                image.names.push(record.name);
+            }
             image.names.sort();
         }
         images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
@@ -176,12 +196,11 @@ impl ImageStore {
         if let Some(record) = record::read(&self.name_path(&reference.by_digest().full()))? {
             return Ok(Some(record));
         }
-        let Some(image) = self.images()?.into_iter().find(|image| image.manifest == *digest) else {
-            return Ok(None);
-        };
+        let of_image = self.images()?.into_iter().find(|image| image.manifest == *digest);
         let name = format!("{}@{digest}", reference.name());
         let of_that_name = |record: &RunRecord| {
-            record.image_id == image.id.as_str()
+            (record.digest.as_ref() == Some(digest)
+                || of_image.as_ref().is_some_and(|image| record.image_id == image.id.as_str()))
                 && Reference::parse(&record.name).is_ok_and(|known| known.name() == reference.name())
         };
         Ok(self.names()?.into_iter().find(of_that_name).map(|record| RunRecord { name, ..record }))
@@ -238,6 +257,11 @@ impl ImageStore {
         layers[first..].to_vec()
     }
 
+    /// Where it is said how a layer's tar can be made again.
+    fn recipe_path(&self, diff_id: &str) -> PathBuf {
+        self.root.join("recipes").join(diff_id)
+    }
+
     /// Where a blob is.
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs/sha256").join(digest.hex())
@@ -267,6 +291,6 @@ fn looks_like_id(text: &str) -> bool {
 }
 
 fn not_in_store(name: &str) -> Error {
-    Error::new(Kind::NotFound, format!("image {name:?} is not in the store"))
+    Error::new(Kind::NotFound, format!("no such image: {name}"))
         .hint(format!("`tare image ls` lists the images there are; `tare image import FILE {name}` adds one"))
 }

@@ -22,9 +22,9 @@
 //!                                                                       └─▶ attributes of folders, at the end
 //! ```
 
-mod archive;
-mod attributes;
-mod entry;
+pub(crate) mod archive;
+pub(crate) mod attributes;
+pub(crate) mod entry;
 mod header;
 pub(crate) mod input;
 pub(crate) mod listing;
@@ -42,6 +42,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tare_sys::{Context, Result};
 
+pub(crate) use entry::show;
 pub use magic::Compression;
 
 /// What an archive may ask for at most.

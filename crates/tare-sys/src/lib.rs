@@ -12,6 +12,7 @@
 pub mod arena;
 pub mod bpf;
 pub mod channel;
+pub mod disk;
 pub mod error;
 pub mod exe;
 pub mod link;

@@ -2,6 +2,7 @@
 //! as it is read from any other.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use tare_sys::{Error, Kind, Result};
 
 use super::{ImageConfig, Platform};
@@ -47,6 +48,66 @@ pub(crate) fn document(
         rootfs: RootFs { kind: "layers", diff_ids: [diff_id] },
         history: [History { created, comment }],
     })
+}
+
+/// A step that added a layer.
+pub(crate) struct Step<'a> {
+    /// RFC 3339.
+    pub(crate) created: &'a str,
+    pub(crate) created_by: &'a str,
+    pub(crate) author: &'a str,
+    pub(crate) comment: &'a str,
+    pub(crate) diff_id: &'a Digest,
+}
+
+/// The configuration of an image that adds one layer to another. What `config` does not know of the base's own stays.
+pub(crate) fn extend(base: &[u8], config: &ImageConfig, step: &Step<'_>) -> Result<Vec<u8>> {
+    let odd = |what: &str| Error::new(Kind::Corrupt, format!("the base image's configuration: {what}"));
+    let mut document: Map<String, Value> =
+        serde_json::from_slice(base).map_err(|err| odd(&err.to_string()))?;
+    // What older Dockers noted about the container of their last step.
+    for old in ["container", "container_config", "docker_version", "id", "parent"] {
+        document.remove(old);
+    }
+    document.insert("created".to_owned(), json!(step.created));
+    if !step.author.is_empty() {
+        document.insert("author".to_owned(), json!(step.author));
+    }
+    let all = serde_json::to_value(ImageConfig::filled()).map_err(|err| odd(&err.to_string()))?;
+    let said = serde_json::to_value(config).map_err(|err| odd(&err.to_string()))?;
+    let of_base = document.entry("config").or_insert_with(|| json!({}));
+    if of_base.is_null() {
+        *of_base = json!({});
+    }
+    let of_base = of_base.as_object_mut().ok_or_else(|| odd("its config is no object"))?;
+    for name in all.as_object().into_iter().flat_map(Map::keys) {
+        match said.get(name) {
+            Some(value) => drop(of_base.insert(name.clone(), value.clone())),
+            None => drop(of_base.remove(name)),
+        }
+    }
+    let diff_ids = document.get_mut("rootfs").and_then(|rootfs| rootfs.get_mut("diff_ids"));
+    diff_ids
+        .and_then(Value::as_array_mut)
+        .ok_or_else(|| odd("it has no list of layers"))?
+        .push(json!(step.diff_id));
+    let mut line = Map::new();
+    for (key, text) in [
+        ("created", step.created),
+        ("created_by", step.created_by),
+        ("author", step.author),
+        ("comment", step.comment),
+    ] {
+        if !text.is_empty() {
+            line.insert(key.to_owned(), json!(text));
+        }
+    }
+    let history = document.entry("history").or_insert_with(|| json!([]));
+    if history.is_null() {
+        *history = json!([]);
+    }
+    history.as_array_mut().ok_or_else(|| odd("its history is no list"))?.push(Value::Object(line));
+    serde_json::to_vec(&document).map_err(|err| odd(&err.to_string()))
 }
 
 /// What a configuration says of its image.

@@ -1,6 +1,7 @@
 //! Import: an archive of a root filesystem becomes an image of one layer.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -53,7 +54,19 @@ impl ImageStore {
     /// Errors: [`Kind::Usage`] for a name with a digest; [`Kind::Corrupt`] for an archive that is broken or out
     /// of bounds; [`Kind::Exhausted`] where the disk is full. Nothing of the image is left then.
     pub fn import(&self, archive: impl Read, name: &Reference, options: &ImportOptions<'_>) -> Result<Image> {
-        if name.digest().is_some() {
+        self.import_as(archive, Some(name), options)
+    }
+
+    /// The same, perhaps without a name.
+    ///
+    /// Errors: as [`import`](ImageStore::import).
+    pub fn import_as(
+        &self,
+        archive: impl Read,
+        name: Option<&Reference>,
+        options: &ImportOptions<'_>,
+    ) -> Result<Image> {
+        if let Some(name) = name.filter(|name| name.digest().is_some()) {
             return Err(Error::new(Kind::Usage, format!("import as {name}: a digest cannot be chosen"))
                 .hint("leave out what follows the '@'"));
         }
@@ -73,7 +86,12 @@ impl ImageStore {
         }
     }
 
-    fn take_in(&self, archive: impl Read, name: &Reference, options: &ImportOptions<'_>) -> Result<Image> {
+    fn take_in(
+        &self,
+        archive: impl Read,
+        name: Option<&Reference>,
+        options: &ImportOptions<'_>,
+    ) -> Result<Image> {
         self.make_folders()?;
         let (pending, abandoned) = {
             let lock = self.lock()?;
@@ -138,9 +156,12 @@ impl ImageStore {
     }
 
     /// Renames what is on the disk into place and writes the records; undoes it where that fails.
-    fn publish_import(&self, mut image: Image, name: &Reference, pending: &Pending) -> Result<Image> {
+    fn publish_import(&self, mut image: Image, name: Option<&Reference>, pending: &Pending) -> Result<Image> {
         let lock = self.lock()?;
-        let before = self.find_name(name)?;
+        let before = match name {
+            Some(name) => self.find_name(name)?,
+            None => None,
+        };
         let published = self.publish_files(&image, pending).and_then(|()| self.publish_records(&image, name));
         if let Err(err) = published {
             // Not acknowledged, so nobody may rely on it; whatever fails here is left to a later collection.
@@ -178,15 +199,17 @@ impl ImageStore {
         files::sync_folder(&self.root.join("layers"))
     }
 
-    fn publish_records(&self, image: &Image, name: &Reference) -> Result<()> {
-        let name = RunRecord {
-            image_id: image.id.to_string(),
-            name: name.full(),
-            layers: image.layers.clone(),
-            config: image.config.clone(),
-        };
+    fn publish_records(&self, image: &Image, name: Option<&Reference>) -> Result<()> {
         files::replace(&self.root.join("ids"), image.id.hex(), &record::to_json(image)?, 0o600)?;
-        self.publish_name(&name)?;
+        if let Some(name) = name {
+            self.publish_name(&RunRecord {
+                image_id: image.id.to_string(),
+                name: name.full(),
+                layers: image.layers.clone(),
+                config: image.config.clone(),
+                digest: None,
+            })?;
+        }
         self.write_index()
     }
 
@@ -223,6 +246,7 @@ fn describe(
     Ok(Image {
         id: config_blob.digest.clone(),
         names: Vec::new(),
+        digests: BTreeMap::new(),
         manifest: manifest_blob.digest.clone(),
         manifest_type: documents::MANIFEST.to_owned(),
         created,

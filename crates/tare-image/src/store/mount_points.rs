@@ -13,7 +13,7 @@ use tare_sys::Result;
 
 use super::{ImageStore, files};
 
-const NAME: &str = "mount-points";
+pub(super) const NAME: &str = "mount-points";
 
 impl ImageStore {
     /// The layer that goes below all others. Every import makes sure that it is there.

@@ -92,6 +92,13 @@ impl Pending {
     }
 }
 
+impl Pending {
+    /// Bytes on disk that go with it.
+    pub(super) fn size(&self, counter: &mut tare_sys::disk::Counter) -> Result<u64> {
+        counter.add(&self.path)
+    }
+}
+
 impl Drop for Pending {
     fn drop(&mut self) {
         // What cannot be removed now, the next import tries again: by then nobody holds the flock.

@@ -21,6 +21,9 @@ pub struct RunRecord {
     pub layers: Vec<String>,
     /// How the image wants to be run.
     pub config: ImageConfig,
+    /// What the name points to in the registry that it came from: a manifest, or an index of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 impl RunRecord {

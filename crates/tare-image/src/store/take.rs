@@ -18,9 +18,11 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use super::ingest::{Ingest, Wanted};
 use super::pending::Pending;
-use super::{Blob, Image, ImageStore, RunRecord, files, index, record};
+use super::verify::folder;
+use super::{Blob, Image, ImageStore, RunRecord, compare, files, index, record};
 use crate::config::{self, Described, HistoryLine};
 use crate::digest::Digest;
+use crate::layout;
 use crate::reference::Reference;
 use crate::unpack::Limits;
 
@@ -56,6 +58,8 @@ pub struct TakeOptions<'a> {
     pub limits: Limits,
     /// The digest by which it was asked for and found: names may have this one.
     pub known_as: Option<&'a Digest>,
+    /// What the names point to in the registry that the image comes from.
+    pub origin: Option<&'a Digest>,
     /// Layers at once; 0 for the usual number.
     pub parallel: usize,
     /// Told of each layer, from several threads, after each 128 KiB or so.
@@ -91,6 +95,12 @@ pub enum LayerState {
 const PARALLEL: usize = 3;
 /// How often to begin again because another process removed what was there.
 const ROUNDS: u32 = 5;
+
+impl Source for ImageStore {
+    fn blob(&self, digest: &Digest, _size: u64, from: u64) -> Result<Box<dyn Read + '_>> {
+        layout::read_from(&self.blob_path(digest), from)
+    }
+}
 
 impl ImageStore {
     /// Takes an image in and gives it these names. On return it is on the disk.
@@ -160,13 +170,42 @@ impl ImageStore {
             .ok_or_else(|| Error::new(Kind::NotFound, format!("image {name:?} was removed just now")))
     }
 
+    /// The documents of an image that the store has, and what it takes to fetch its layers from here.
+    ///
+    /// Errors: those of reading them.
+    pub fn incoming_of(&self, image: &Image) -> Result<Incoming> {
+        let path = self.blob_path(&image.manifest);
+        let manifest = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
+        let blob = |digest: &Digest| image.blobs.iter().find(|blob| blob.digest == *digest).cloned();
+        Ok(Incoming {
+            manifest,
+            manifest_type: image.manifest_type.clone(),
+            config: self.config_of(image)?,
+            layers: image.layer_blobs.iter().filter_map(blob).collect(),
+        })
+    }
+
+    /// What the store would write down of an image with these documents.
+    ///
+    /// Errors: [`Kind::Corrupt`] for documents that contradict themselves.
+    pub fn outline(&self, incoming: &Incoming) -> Result<Image> {
+        self.image(incoming, &config::describe(&incoming.config)?, &BTreeMap::new())
+    }
+
+    /// The bytes of an image's configuration.
+    ///
+    /// Errors: those of reading it.
+    pub fn config_of(&self, image: &Image) -> Result<Vec<u8>> {
+        let path = self.blob_path(&image.id);
+        std::fs::read(&path).doing(|| format!("read {}", path.display()))
+    }
+
     /// How an image was made, the first step first: each with the bytes that it added.
     ///
     /// Errors: as [`resolve`](ImageStore::resolve); those of reading its configuration.
     pub fn history(&self, name: &str) -> Result<Vec<(HistoryLine, u64)>> {
         let image = self.image_of(name)?;
-        let path = self.blob_path(&image.id);
-        let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
+        let bytes = self.config_of(&image)?;
         let mut sizes = image.layer_sizes.into_iter();
         let lines = config::describe(&bytes)?.history.into_iter();
         Ok(lines
@@ -249,6 +288,7 @@ impl ImageStore {
     ) -> Result<Option<Image>> {
         let sizes = fill_all(missing, source, options)?;
         let image = self.image(incoming, described, &sizes)?;
+        let wrong = self.wrong_trees(missing)?;
         let documents = {
             let lock = self.lock()?;
             drop(Pending::abandoned(self, &lock)?);
@@ -263,45 +303,91 @@ impl ImageStore {
         if layers.iter().any(|wanted| !is_missing(wanted.digest) && !self.holds(wanted)) {
             return Ok(None);
         }
-        self.put_in_place(missing, &documents)?;
-        self.publish(image, names, &lock).map(Some)
+        self.put_in_place(missing, &wrong, &documents)?;
+        self.publish(image, names, options.origin, &lock).map(Some)
     }
 
     /// Whether a layer and its blob are here, which they are only whole.
     fn holds(&self, wanted: &Wanted<'_>) -> bool {
-        self.layer_path(wanted.diff_id.hex()).exists() && self.blob_path(wanted.digest).exists()
+        let (blob, layer) = (wanted.digest.hex(), wanted.diff_id.hex());
+        self.layer_path(layer).exists()
+            && (self.blob_path(wanted.digest).exists() || self.recipe_path(layer).exists())
+            && !self.is_damaged(blob)
+            && !self.is_damaged(layer)
     }
 
-    fn put_in_place(&self, layers: &[(Wanted<'_>, Ingest)], documents: &Pending) -> Result<()> {
-        let rename = |from: std::path::PathBuf, to: std::path::PathBuf| match to.exists() {
-            // It was on the disk before it got that name; the same bytes either way.
-            true => Ok(()),
-            false => std::fs::rename(&from, &to).doing(|| format!("rename({from:?}, {to:?})")),
+    fn put_in_place(
+        &self,
+        layers: &[(Wanted<'_>, Ingest)],
+        wrong: &BTreeSet<&str>,
+        documents: &Pending,
+    ) -> Result<()> {
+        let rename = |from: std::path::PathBuf, to: std::path::PathBuf, hex: &str| {
+            // What is there was on the disk before it got that name; the same bytes either way, unless it was damaged
+            // since.
+            if !to.exists() || self.is_damaged(hex) {
+                std::fs::rename(&from, &to).doing(|| format!("rename({from:?}, {to:?})"))?;
+                self.unmark(hex)?;
+            }
+            Ok::<_, Error>(())
         };
         for (wanted, ingest) in layers {
             let blob = ingest.path.join("blob");
             std::fs::set_permissions(&blob, std::fs::Permissions::from_mode(0o444))
                 .doing(|| format!("chmod({blob:?})"))?;
-            rename(blob, self.blob_path(wanted.digest))?;
-            rename(ingest.path.join("tree"), self.layer_path(wanted.diff_id.hex()))?;
+            rename(blob, self.blob_path(wanted.digest), wanted.digest.hex())?;
+            let layer = wanted.diff_id.hex();
+            let (from, to) = (ingest.path.join("tree"), self.layer_path(layer));
+            if wrong.contains(layer) {
+                // The damaged one goes with the ingest's folder.
+                let swap = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(rustix::fs::CWD, &from, rustix::fs::CWD, &to, swap)
+                    .doing(|| format!("renameat2({from:?}, {to:?}, RENAME_EXCHANGE)"))?;
+            } else if !to.exists() {
+                std::fs::rename(&from, &to).doing(|| format!("rename({from:?}, {to:?})"))?;
+            }
+            self.unmark(layer)?;
         }
         for name in ["config", "manifest"] {
             let path = documents.path.join(name);
             let bytes = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
-            rename(path, self.blob_path(&Digest::of(&bytes)))?;
+            let digest = Digest::of(&bytes);
+            rename(path, self.blob_path(&digest), digest.hex())?;
         }
         files::sync_folder(&self.root.join("blobs/sha256"))?;
         files::sync_folder(&self.root.join("layers"))
     }
 
+    /// Of layers that came anew because something of them was damaged: those whose tree here is another.
+    fn wrong_trees<'a>(&self, layers: &[(Wanted<'a>, Ingest)]) -> Result<BTreeSet<&'a str>> {
+        let mut wrong = BTreeSet::new();
+        for (wanted, ingest) in layers {
+            let layer = wanted.diff_id.hex();
+            let path = self.layer_path(layer);
+            if path.exists()
+                && (self.is_damaged(wanted.digest.hex()) || self.is_damaged(layer))
+                && compare::difference(folder(&path)?, folder(&ingest.path.join("tree"))?)?.is_some()
+            {
+                wrong.insert(layer);
+            }
+        }
+        Ok(wrong)
+    }
+
     /// Writes the records; what fails leaves the image as it was before.
-    fn publish(&self, mut image: Image, names: &[Reference], lock: &super::lock::Lock) -> Result<Image> {
+    pub(super) fn publish(
+        &self,
+        mut image: Image,
+        names: &[Reference],
+        origin: Option<&Digest>,
+        lock: &super::lock::Lock,
+    ) -> Result<Image> {
         let before: Option<Image> = record::read(&self.root.join("ids").join(image.id.hex()))?;
         let mut named = Vec::new();
         for name in names {
             named.push((name, self.find_name(name)?));
         }
-        let written = self.write_records(&image, names);
+        let written = self.write_records(&image, names, origin);
         if let Err(err) = written {
             // Not acknowledged, so nobody may rely on it; whatever fails here is left to a later collection.
             if before.is_none() {
@@ -322,7 +408,7 @@ impl ImageStore {
         Ok(image)
     }
 
-    fn write_records(&self, image: &Image, names: &[Reference]) -> Result<()> {
+    fn write_records(&self, image: &Image, names: &[Reference], origin: Option<&Digest>) -> Result<()> {
         files::replace(&self.root.join("ids"), image.id.hex(), &record::to_json(image)?, 0o600)?;
         for name in names {
             self.publish_name(&RunRecord {
@@ -330,12 +416,13 @@ impl ImageStore {
                 name: name.full(),
                 layers: self.visible(&image.layers),
                 config: image.config.clone(),
+                digest: origin.cloned(),
             })?;
         }
         self.write_index()
     }
 
-    fn image(
+    pub(super) fn image(
         &self,
         incoming: &Incoming,
         described: &Described,
@@ -358,6 +445,7 @@ impl ImageStore {
         Ok(Image {
             id: config.digest.clone(),
             names: Vec::new(),
+            digests: BTreeMap::new(),
             manifest: manifest.digest.clone(),
             manifest_type: incoming.manifest_type.clone(),
             created: described.created.clone(),

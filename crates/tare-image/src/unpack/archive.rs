@@ -15,7 +15,7 @@ use super::sparse::{self, Map};
 use super::{Content, Limits, magic};
 
 /// Reads entries in order. After an error it must not be used further.
-pub(super) struct Archive<'a, R> {
+pub(crate) struct Archive<'a, R> {
     input: R,
     limits: &'a Limits,
     content: Content,
@@ -29,13 +29,13 @@ pub(super) struct Archive<'a, R> {
 }
 
 impl<'a, R: BufRead> Archive<'a, R> {
-    pub(super) fn new(input: R, limits: &'a Limits, content: Content) -> Archive<'a, R> {
+    pub(crate) fn new(input: R, limits: &'a Limits, content: Content) -> Archive<'a, R> {
         Archive { input, limits, content, position: 0, data: 0, padding: 0, entries: 0 }
     }
 
     /// The next entry; `None` at the mark that ends an archive. It must be there, but for layers, whose digest says
     /// that they are whole: some tools leave it out, and Docker does not miss it.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         let (mut long_path, mut long_link, mut pax) = (None, None, None);
         loop {
             self.skip_data()?;
@@ -84,7 +84,7 @@ impl<'a, R: BufRead> Archive<'a, R> {
     }
 
     /// Hands the data of the current entry to `write`, piece by piece.
-    pub(super) fn copy_data(&mut self, mut write: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(crate) fn copy_data(&mut self, mut write: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         while self.data > 0 {
             let position = self.position;
             let chunk = self.input.fill_buf().doing(|| format!("read the archive at byte {position}"))?;
@@ -101,7 +101,7 @@ impl<'a, R: BufRead> Archive<'a, R> {
     }
 
     /// Reads what is left, so that the sender of the bytes gets to its end too.
-    pub(super) fn drain(mut self) -> Result<()> {
+    pub(crate) fn drain(mut self) -> Result<()> {
         std::io::copy(&mut self.input, &mut std::io::sink()).doing(|| "read the archive to its end")?;
         Ok(())
     }

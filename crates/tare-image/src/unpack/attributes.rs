@@ -14,7 +14,7 @@ use super::Unpacked;
 use super::entry::{Attributes, EntryPath};
 
 /// Whether an image may set this attribute.
-fn is_allowed(name: &[u8]) -> bool {
+pub(crate) fn is_allowed(name: &[u8]) -> bool {
     // Overlayfs would take these as its own: a layer could hide or redirect files of the layers below.
     let overlay = name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
     // Labels and measurements belong to the host's policy; file capabilities are the image's.

@@ -11,11 +11,11 @@ use super::sparse::Map;
 
 /// What one entry asks for. Numbers are in range, paths are inside the tree by their letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) path: EntryPath,
+pub(crate) struct Entry {
+    pub(crate) path: EntryPath,
     pub(super) kind: EntryKind,
     /// Bytes of data that follow; only files have any.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Where in the file they go, where it has holes.
     pub(super) sparse: Option<Map>,
     pub(super) attributes: Attributes,
@@ -23,7 +23,7 @@ pub(super) struct Entry {
 
 /// What sort of thing to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum EntryKind {
+pub(crate) enum EntryKind {
     File,
     Directory,
     /// The target as it stands: it means something only inside the container.
@@ -37,7 +37,7 @@ pub(super) enum EntryKind {
 
 /// Owner, mode, time and extended attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Attributes {
+pub(crate) struct Attributes {
     /// The lower twelve bits.
     pub(super) mode: u32,
     pub(super) uid: u32,
@@ -49,7 +49,7 @@ pub(super) struct Attributes {
 
 /// A path inside the tree: no `.`, no `..`, no empty part, no leading or trailing `/`. Empty is the tree's root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct EntryPath(Vec<u8>);
+pub(crate) struct EntryPath(Vec<u8>);
 
 impl EntryPath {
     /// Cleans and checks the name an archive gives. A leading `/` means the tree's root, as every tar has it;
@@ -88,7 +88,7 @@ impl EntryPath {
         EntryPath(bytes)
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
@@ -107,12 +107,12 @@ impl EntryPath {
 }
 
 /// Bytes as a path.
-pub(super) fn as_path(bytes: &[u8]) -> &Path {
+pub(crate) fn as_path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
 /// A name from an archive, for a message: quoted, escaped, and cut where it is absurdly long.
-pub(super) fn show(name: &[u8]) -> String {
+pub(crate) fn show(name: &[u8]) -> String {
     let (cut, more) = if name.len() > 300 { (&name[..300], "…") } else { (name, "") };
     format!("{:?}{more}", String::from_utf8_lossy(cut))
 }

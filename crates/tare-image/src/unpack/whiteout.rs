@@ -23,6 +23,9 @@ const PREFIX: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// The attributes by which overlayfs knows an opaque folder: root's, and everybody's (`userxattr`).
+pub(crate) const OPAQUE_ATTRIBUTES: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
+
 /// What an entry says by its name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Marker<'a> {
@@ -74,7 +77,7 @@ pub(super) fn is_one(folder: &OwnedFd, name: &OsStr) -> bool {
 
 /// Whether a folder hides what the layers below have in it.
 pub(crate) fn is_opaque(folder: &Path) -> bool {
-    ["trusted.overlay.opaque", "user.overlay.opaque"].iter().any(|attribute| {
+    OPAQUE_ATTRIBUTES.iter().any(|attribute| {
         let mut value = [0; 1];
         rustix::fs::lgetxattr(folder, *attribute, &mut value).is_ok_and(|length| value[..length] == *b"y")
     })
