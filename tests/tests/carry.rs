@@ -111,3 +111,81 @@ fn what_holds_no_images_is_refused_and_leaves_nothing() {
     host.tare(["tag", host.busybox(), "host"]).run().fails(1).complains_of(&["built-in"]);
     assert_eq!(before, "");
 }
+
+#[test]
+fn an_image_is_copied_between_the_store_layouts_and_archives() {
+    let (host, other) = (Host::new(), Host::new());
+    let work = host.work();
+    let busybox = host.busybox();
+    let id = host.tare(["images", "--quiet", "--no-trunc"]).run().ok();
+    let copy = |host: &Host, from: &str, to: &str| {
+        host.tare(["image", "copy", from, to]).in_folder(&work).run().prints(&id);
+    };
+    copy(&host, busybox, "oci:layout:first");
+    copy(&host, busybox, "oci:layout");
+    assert_eq!(
+        tool(&["umoci", "ls", "--layout", "layout"], &work),
+        "docker.io/library/busybox:latest\nfirst"
+    );
+    copy(&other, "oci:layout:first", "docker-archive:one.tar:example.org/box:1");
+    assert_eq!(
+        tool(&["tar", "-xOf", "one.tar", "manifest.json"], &work).matches("example.org/box:1").count(),
+        1
+    );
+    copy(&other, "docker-archive:one.tar", "copied");
+    other.tare(["run", "--rm", "copied", "echo", "here"]).run().prints("here");
+    tool(&["skopeo", "copy", "oci:layout:first", "oci-archive:theirs.tar:x"], &work);
+    copy(&other, "oci-archive:theirs.tar", "oci:again:y");
+    assert_eq!(other.tare(["images", "-q", "--no-trunc"]).run().ok(), id);
+    let refused = |words: [&str; 2]| host.tare(["image", "copy"]).args(words).in_folder(&work).run();
+    refused(["oci:layout", "x"]).fails(1).complains_of(&["has 2 images", "oci:FOLDER:NAME"]);
+    refused(["oci:layout:none", "x"]).fails(1).complains_of(&["no image \"none\"", "first"]);
+    refused(["nobody", "oci:new"]).fails(1).complains_of(&["no such image"]);
+    assert!(!work.join("new").exists());
+    // Bytes that are not what their name says are not passed on.
+    let blobs = work.join("layout/blobs/sha256");
+    let largest = fs::read_dir(blobs)
+        .expect("blobs")
+        .flatten()
+        .max_by_key(|entry| entry.metadata().map_or(0, |m| m.len()));
+    let largest = largest.expect("a blob").path();
+    fs::write(&largest, vec![0; fs::metadata(&largest).expect("a blob").len() as usize]).expect("a blob");
+    refused(["oci:layout:first", "oci:broken"]).fails(1).complains_of(&["other bytes"]);
+    assert!(!work.join("broken/index.json").exists());
+}
+
+#[test]
+fn podman_loads_what_is_saved_and_saves_what_is_loaded() {
+    let host = Host::new();
+    let work = host.work();
+    host.busybox();
+    host.tare(["run", "--name", "maker", "busybox", "sh", "-c", "echo data >/data; rm /bin/ls"]).run().ok();
+    host.tare(["commit", "maker", "example.org/made:1"]).run().ok();
+    let file = work.join("made.tar");
+    host.tare(["save", "-o"]).arg(&file).arg("example.org/made:1").run().ok();
+    let podman = |words: &[&str]| {
+        let storage = [
+            "--root",
+            "proot",
+            "--runroot",
+            "prun",
+            "--storage-driver",
+            "vfs",
+            "--cgroup-manager",
+            "cgroupfs",
+        ];
+        tool(&[&["podman"][..], &storage, words].concat(), &work)
+    };
+    let said = podman(&["load", "-q", "-i", "made.tar"]);
+    assert!(said.contains("example.org/made:1"), "{said}");
+    let id = host.tare(["inspect", "-f", "{{.Id}}", "example.org/made:1"]).run().ok();
+    assert_eq!(format!("sha256:{}", podman(&["inspect", "-f", "{{.Id}}", "example.org/made:1"])), id);
+    for format in ["docker-archive", "oci-archive"] {
+        let other = Host::new();
+        podman(&["save", "-q", "--format", format, "-o", format, "example.org/made:1"]);
+        other.tare(["load", "-i"]).arg(work.join(format)).run().prints("Loaded image: example.org/made:1");
+        let script = "cat /data; test -e /bin/ls || echo gone";
+        other.tare(["run", "--rm", "example.org/made:1", "sh", "-c", script]).run().prints("data\ngone");
+    }
+    podman(&["rmi", "-f", "-a"]);
+}

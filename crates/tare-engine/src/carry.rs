@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::Write;
 
+use flate2::write::GzEncoder;
 use tare_image::archive::ImageArchive;
 use tare_image::archive::save::{Saved, save};
 use tare_image::store::{TakeOptions, Watch};
-use tare_image::{Platform, Reference};
+use tare_image::{ImageStore, Platform, Reference};
 use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -21,6 +22,29 @@ pub struct Loaded {
     pub id: String,
     /// The names that the archive gave it, as people write them; none for an image without a name.
     pub names: Vec<String>,
+}
+
+/// How an archive is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// Not at all.
+    #[default]
+    Plain,
+    /// By gzip.
+    Gzip,
+    /// By zstd.
+    Zstd,
+}
+
+impl Packing {
+    /// What the name of a file asks for by its end: `.gz` or `.tgz`, `.zst`.
+    pub fn of(path: &str) -> Packing {
+        match path.rsplit_once('.').map(|(_, end)| end) {
+            Some("gz" | "tgz") => Packing::Gzip,
+            Some("zst") => Packing::Zstd,
+            _ => Packing::Plain,
+        }
+    }
 }
 
 /// A step in which an image was made.
@@ -68,7 +92,7 @@ impl Engine {
     /// without names.
     ///
     /// Errors: [`Kind::NotFound`] for an image that is not there; those of writing.
-    pub fn save_images(&self, names: &[&str], to: impl Write) -> Result<()> {
+    pub fn save_images(&self, names: &[&str], packing: Packing, to: impl Write) -> Result<()> {
         let store = self.images()?;
         let mut images: Vec<Saved> = Vec::new();
         for name in names {
@@ -78,13 +102,13 @@ impl Engine {
             }
             let record = store.resolve(name)?;
             let named = (!record.name.is_empty()).then(|| Reference::parse(&record.name)).transpose()?;
-            let image = store.image_of(name)?;
+            let image = store.whole_image_of(name)?;
             match images.iter_mut().find(|known| known.image.id == image.id) {
                 Some(known) => known.names.extend(named),
                 None => images.push(Saved { image, names: named.into_iter().collect() }),
             }
         }
-        save(&store, &images, to)?;
+        write(&store, &images, packing, to)?;
         for saved in &images {
             let id = saved.image.id.to_string();
             let name = saved.names.first().map_or_else(|| id.clone(), Reference::to_string);
@@ -136,4 +160,21 @@ pub(crate) fn is_host(name: &Reference) -> bool {
 
 pub(crate) fn name_of_host(name: &Reference) -> Error {
     Error::new(Kind::Usage, format!("the name {name} is the built-in image's")).hint("choose another name")
+}
+
+fn write(store: &ImageStore, images: &[Saved], packing: Packing, to: impl Write) -> Result<()> {
+    let end = || "write the end of the archive";
+    match packing {
+        Packing::Plain => save(store, images, to),
+        Packing::Gzip => {
+            let mut gzip = GzEncoder::new(to, flate2::Compression::default());
+            save(store, images, &mut gzip)?;
+            gzip.finish().and_then(|mut to| to.flush()).doing(end)
+        }
+        Packing::Zstd => {
+            let mut zstd = zstd::stream::write::Encoder::new(to, 0).doing(|| "start zstd")?;
+            save(store, images, &mut zstd)?;
+            zstd.finish().and_then(|mut to| to.flush()).doing(end)
+        }
+    }
 }

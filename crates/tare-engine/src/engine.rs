@@ -1,17 +1,16 @@
-//! The engine, and the verbs that look: `ps`, `inspect`, `logs`, `info`, `images`.
+//! The engine, and the verbs that look: `ps`, `inspect`, `logs`, `info`.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 
-use tare_image::{ImageStore, Reference};
+use tare_image::ImageStore;
 use tare_sys::time::Moment;
 use tare_sys::{Error, Kind, Result};
 
-use crate::container::{Folders, Roots, State, Status, make_folder};
-use crate::events::Event;
+use crate::container::{Folders, Roots, State, Status};
 use crate::facts;
 use crate::log::LogQuery;
-use crate::{host_image, inspect, sweep};
+use crate::{inspect, sweep};
 
 /// The engine: two folders and the verbs on them.
 #[derive(Debug)]
@@ -42,21 +41,6 @@ pub struct Summary {
     pub oom_killed: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-}
-
-/// A line of `image ls`.
-#[derive(Clone, Debug)]
-pub struct ImageSummary {
-    /// `sha256:…`.
-    pub id: String,
-    /// Repository, as people write it; empty for an image without a name.
-    pub repository: String,
-    /// Tag.
-    pub tag: String,
-    /// When it was made, seconds since 1970.
-    pub created: i64,
-    /// Bytes unpacked.
-    pub size: u64,
 }
 
 impl Engine {
@@ -130,48 +114,6 @@ impl Engine {
         let containers = self.list(true)?;
         let images = self.images()?.list()?.len();
         Ok(facts::info(&self.roots, &containers, images))
-    }
-
-    /// Imports a root file system archive as an image; answers its id.
-    pub fn import_image(
-        &self,
-        archive: Box<dyn Read>,
-        name: &str,
-        changes: &[String],
-        message: &str,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<String> {
-        if name == host_image::NAME || name == "host:latest" {
-            return Err(Error::new(Kind::Usage, "the name \"host\" is the built-in image")
-                .hint("choose another name"));
-        }
-        need_root()?;
-        make_folder(&self.roots.state, 0o700)?;
-        let reference = Reference::parse(name)?;
-        let id = crate::image::import(&self.images()?, archive, &reference, changes, message, progress)?;
-        self.emit(&Event::image("import", &id, &reference.to_string()));
-        Ok(id)
-    }
-
-    /// The images.
-    pub fn list_images(&self) -> Result<Vec<ImageSummary>> {
-        crate::image::list(&self.images()?)
-    }
-
-    /// Takes a name away, and the image with its last name; answers what was done, a line each.
-    pub fn remove_image(&self, name: &str, force: bool) -> Result<Vec<String>> {
-        sweep::sweep(&self.roots)?;
-        let store = self.images()?;
-        let id = store.resolve(name)?.image_id;
-        let lines = crate::image::remove(&store, &self.roots, name, force)?;
-        for line in &lines {
-            match line.split_once(": ") {
-                Some(("Untagged", name)) => self.emit(&Event::image("untag", &id, name)),
-                Some(("Deleted", deleted)) if deleted == id => self.emit(&Event::image("delete", &id, &id)),
-                _ => {}
-            }
-        }
-        Ok(lines)
     }
 
     pub(crate) fn find(&self, container: &str) -> Result<Folders> {

@@ -58,7 +58,12 @@ impl Engine {
             repository.find(&name, &platform).map_err(|err| err.context(format!("pull {name}")))?;
         let store = self.images()?;
         let before = store.resolve(&name.full()).ok().map(|record| record.image_id);
-        let take = TakeOptions { progress: Some(watch), known_as: name.digest(), ..TakeOptions::default() };
+        let take = TakeOptions {
+            progress: Some(watch),
+            known_as: name.digest(),
+            origin: Some(&digest),
+            ..TakeOptions::default()
+        };
         let image = store
             .take(&incoming, &repository, std::slice::from_ref(&name), &take)
             .map_err(|err| err.context(format!("pull {name}")))?;
@@ -85,7 +90,7 @@ impl Engine {
             return Err(name_of_host(&name));
         }
         let store = self.images()?;
-        let image = store.image_of(&name.full())?;
+        let image = store.whole_image_of(&name.full())?;
         // Where else of that registry its layers may be.
         let mut neighbours: Vec<String> = store
             .list()?

@@ -1,12 +1,13 @@
 //! `tare load`, `tare save` and `tare tag`.
 
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
-use tare_engine::Engine;
+use tare_engine::{Engine, Packing};
 use tare_sys::{Context, Error, Kind, Result};
 
+use crate::export::whole_file;
 use crate::flag::{Flag, Given};
 use crate::progress::{Doing, Progress};
 use crate::terminal::say;
@@ -32,7 +33,13 @@ pub static SAVE: Verb = Verb {
     least: |_| 1,
     most: usize::MAX,
     words_end_options: false,
-    flags: &[Flag::one("output", "file", "images.tar", "Write to a file, instead of STDOUT").short('o')],
+    flags: &[Flag::one(
+        "output",
+        "file",
+        "images.tar",
+        "Write to a file, instead of STDOUT; compressed if it ends in .gz, .tgz or .zst",
+    )
+    .short('o')],
     act: save,
     failed: 1,
 };
@@ -76,26 +83,14 @@ fn load(engine: &Engine, given: &Given) -> Result<u8> {
 
 fn save(engine: &Engine, given: &Given) -> Result<u8> {
     let images = given.words();
-    let Some(path) = given.text("output").filter(|path| !path.is_empty()) else {
-        if io::stdout().is_terminal() {
-            return Err(Error::new(Kind::Usage, "the archive would go to the terminal")
-                .hint("give a file with -o, or send it somewhere: tare save IMAGE | docker load"));
-        }
-        engine.save_images(&images, BufWriter::with_capacity(1 << 20, io::stdout().lock()))?;
-        return Ok(0);
-    };
-    // Under another name until it is whole.
-    let unfinished = format!("{path}.unfinished-{}", std::process::id());
-    let written = (|| {
-        let file = File::create_new(&unfinished).doing(|| format!("make {unfinished}"))?;
-        engine.save_images(&images, BufWriter::with_capacity(1 << 20, file))?;
-        std::fs::rename(&unfinished, path).doing(|| format!("rename {unfinished} to {path}"))
-    })();
-    if written.is_err() {
-        // The failure is the one to report.
-        let _ = std::fs::remove_file(&unfinished);
+    let path = given.text("output").unwrap_or_default();
+    if path.is_empty() && io::stdout().is_terminal() {
+        return Err(Error::new(Kind::Usage, "the archive would go to the terminal")
+            .hint("give a file with -o, or send it somewhere: tare save IMAGE | docker load"));
     }
-    written.map(|()| 0)
+    let packing = Packing::of(path);
+    whole_file(path, |to| engine.save_images(&images, packing, to))?;
+    Ok(0)
 }
 
 fn tag(engine: &Engine, given: &Given) -> Result<u8> {

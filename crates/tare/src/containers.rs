@@ -1,4 +1,4 @@
-//! The verbs on containers that exist: `inspect`, `kill`, `logs`, `rm`, `stop`.
+//! The verbs on containers that exist: `kill`, `logs`, `rm`, `stop`.
 
 use std::io::{self, Write};
 
@@ -15,18 +15,6 @@ use crate::terminal::say;
 use crate::tree::Verb;
 
 const SIGKILL: i32 = 9;
-
-pub static INSPECT: Verb = Verb {
-    about: "Show all that is known of one or more containers",
-    operands: "[OPTIONS] CONTAINER [CONTAINER...]",
-    least: |_| 1,
-    most: usize::MAX,
-    words_end_options: false,
-    flags: &[Flag::one("format", "string", "json", "Print as 'json' or by a template ('{{.State.Pid}}')")
-        .short('f')],
-    act: inspect,
-    failed: 1,
-};
 
 pub static KILL: Verb = Verb {
     about: "Send a signal to one or more running containers",
@@ -83,10 +71,6 @@ pub static STOP: Verb = Verb {
     act: stop,
     failed: 1,
 };
-
-fn inspect(engine: &Engine, given: &Given) -> Result<u8> {
-    show(given, |word| engine.inspect(word))
-}
 
 /// Prints all that is known of the things that words name, as `--format` says.
 pub fn show(given: &Given, look: impl Fn(&str) -> Result<Value>) -> Result<u8> {

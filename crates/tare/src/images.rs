@@ -1,14 +1,14 @@
-//! `tare images` and `tare rmi`.
+//! `tare images`, `tare history` and `tare rmi`.
 
 use tare_engine::{Engine, ImageSummary, Step};
 use tare_sys::Result;
 
 use crate::failure::each;
 use crate::flag::{Flag, Given};
-use crate::human;
 use crate::table::{self, Column, Row};
 use crate::terminal::say;
 use crate::tree::Verb;
+use crate::{human, image_filters};
 
 const COLUMNS: [Column; 5] = [
     ("Repository", "REPOSITORY"),
@@ -17,7 +17,16 @@ const COLUMNS: [Column; 5] = [
     ("CreatedSince", "CREATED"),
     ("Size", "SIZE"),
 ];
-const HEADINGS: [Column; 1] = [("CreatedAt", "CREATED AT")];
+/// With `--digests`.
+const DIGESTS: [Column; 6] =
+    [COLUMNS[0], COLUMNS[1], ("Digest", "DIGEST"), COLUMNS[2], COLUMNS[3], COLUMNS[4]];
+const HEADINGS: [Column; 5] = [
+    ("CreatedAt", "CREATED AT"),
+    ("Digest", "DIGEST"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "VIRTUAL SIZE"),
+];
 
 pub static LIST: Verb = Verb {
     about: "List images",
@@ -26,6 +35,15 @@ pub static LIST: Verb = Verb {
     most: 1,
     words_end_options: false,
     flags: &[
+        Flag::switch("all", "Show all images; none are hidden").short('a'),
+        Flag::switch("digests", "Show digests"),
+        Flag::many(
+            "filter",
+            "dangling=true",
+            "Show only images that this holds for ('dangling=true', 'label=NAME=VALUE', 'before=IMAGE', \
+             'since=IMAGE', 'until=24h', 'reference=PATTERN')",
+        )
+        .short('f'),
         Flag::one(
             "format",
             "string",
@@ -45,7 +63,14 @@ pub static REMOVE: Verb = Verb {
     least: |_| 1,
     most: usize::MAX,
     words_end_options: false,
-    flags: &[Flag::switch("force", "Remove the image even if a container was made from it").short('f')],
+    flags: &[
+        Flag::switch(
+            "force",
+            "Take the name away even if a container was made from the image; by an id, all names",
+        )
+        .short('f'),
+        Flag::switch("no-prune", "Only take names away"),
+    ],
     act: remove,
     failed: 1,
 };
@@ -110,49 +135,45 @@ fn history(engine: &Engine, given: &Given) -> Result<u8> {
 }
 
 fn list(engine: &Engine, given: &Given) -> Result<u8> {
-    let mut images = engine.list_images()?;
-    if let [wanted] = given.words()[..] {
-        images.retain(|image| is_called(image, wanted));
-    }
-    images.sort_by_key(|image| std::cmp::Reverse(image.created));
+    let mut filters = image_filters::given(given)?;
+    filters.references.extend(given.words().iter().map(|word| (*word).to_owned()));
+    let images = engine.list_images(&filters)?;
     let whole = given.on("no-trunc")?;
     if given.on("quiet")? {
         say(&images.iter().map(|image| format!("{}\n", id(image, whole))).collect::<String>())?;
-    } else {
-        table::print(given, &COLUMNS, &HEADINGS, images.iter().map(|image| row(image, whole)).collect())?;
+        return Ok(0);
     }
+    let columns: &[Column] = if given.on("digests")? { &DIGESTS } else { &COLUMNS };
+    table::print(given, columns, &HEADINGS, images.iter().map(|image| row(image, whole)).collect())?;
     Ok(0)
-}
-
-/// Whether `wanted`, a repository with or without a tag, means this image. The colon of a registry's port comes
-/// before a slash.
-fn is_called(image: &ImageSummary, wanted: &str) -> bool {
-    match wanted.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
-        Some((repository, tag)) => image.repository == repository && image.tag == tag,
-        None => image.repository == wanted,
-    }
 }
 
 fn id(image: &ImageSummary, whole: bool) -> &str {
     if whole { &image.id } else { human::short_id(&image.id) }
 }
 
-fn row(image: &ImageSummary, whole: bool) -> Row {
+/// An image's fields, by Docker's names.
+pub fn row(image: &ImageSummary, whole: bool) -> Row {
     let name = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
     table::row([
+        ("Containers", "N/A".to_owned()),
         ("CreatedAt", human::moment(image.created)),
         ("CreatedSince", human::ago(image.created)),
+        ("Digest", name(&image.digest)),
         ("ID", id(image, whole).to_owned()),
         ("Repository", name(&image.repository)),
+        ("SharedSize", "N/A".to_owned()),
         ("Size", human::size(image.size)),
         ("Tag", name(&image.tag)),
+        ("UniqueSize", "N/A".to_owned()),
+        ("VirtualSize", human::size(image.size)),
     ])
 }
 
 fn remove(engine: &Engine, given: &Given) -> Result<u8> {
-    let force = given.on("force")?;
+    let (force, no_prune) = (given.on("force")?, given.on("no-prune")?);
     Ok(each(&given.words(), |word| {
-        let lines = engine.remove_image(word, force)?;
+        let lines = engine.remove_image(word, force, no_prune)?;
         say(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
     }))
 }
@@ -167,6 +188,7 @@ mod tests {
             id: "sha256:0123456789abcdef".to_owned(),
             repository: "localhost:5000/busybox".to_owned(),
             tag: String::new(),
+            digest: String::new(),
             created: 0,
             size: 4_404_019,
         };
@@ -176,7 +198,5 @@ mod tests {
             (&"0123456789ab".into(), &"<none>".into(), &"4.4MB".into())
         );
         assert_eq!(row(&image, true)["ID"], "sha256:0123456789abcdef");
-        assert!(is_called(&image, "localhost:5000/busybox") && is_called(&image, "localhost:5000/busybox:"));
-        assert!(!is_called(&image, "busybox") && !is_called(&image, "localhost:5000/busybox:1"));
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::time::{Duration, Instant};
 
-use tare_engine::Engine;
+use tare_engine::{Engine, ImportRequest};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::flag::{Flag, Given};
@@ -17,26 +17,31 @@ const BEAT: Duration = Duration::from_millis(100);
 
 pub static IMPORT: Verb = Verb {
     about: "Make an image from a tar archive of a root file system",
-    operands: "[OPTIONS] FILE|- REPOSITORY[:TAG]",
-    least: |_| 2,
+    operands: "[OPTIONS] FILE|- [REPOSITORY[:TAG]]",
+    least: |_| 1,
     most: 2,
     words_end_options: false,
     flags: &[
         Flag::many("change", "'CMD [\"sh\"]'", "Apply a Dockerfile instruction to the image").short('c'),
         Flag::one("message", "string", "'from mmdebstrap'", "Set a message for the image's history")
             .short('m'),
+        Flag::one("platform", "string", "linux/arm64", "Say what the image is for, if not for this machine"),
     ],
     act: import,
     failed: 1,
 };
 
 fn import(engine: &Engine, given: &Given) -> Result<u8> {
-    let [source, name] = given.words()[..] else {
-        return Err(Error::new(Kind::Usage, "an import needs a file and a name"));
+    let words = given.words();
+    let source = words[0];
+    let asked = ImportRequest {
+        name: words.get(1).map(|name| (*name).to_owned()),
+        changes: given.strings("change"),
+        message: given.text("message").unwrap_or_default().to_owned(),
+        platform: given.text("platform").map(str::to_owned),
     };
     let mut progress = Progress::new(io::stderr().is_terminal());
-    let message = given.text("message").unwrap_or_default();
-    let id = engine.import_image(archive(source)?, name, &given.strings("change"), message, &mut |bytes| {
+    let id = engine.import_image(archive(source)?, &asked, &mut |bytes| {
         if let Some(line) = progress.line(bytes, Instant::now()) {
             complain(&line);
         }

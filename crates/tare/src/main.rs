@@ -8,20 +8,26 @@
 mod carry;
 mod containers;
 mod copy;
+mod disk;
 mod events;
+mod export;
 mod failure;
 mod flag;
 mod help;
 mod human;
+mod image_copy;
+mod image_filters;
 mod images;
 mod import;
 mod info;
+mod inspect;
 mod login;
 mod network;
 mod oci;
 mod parse;
 mod progress;
 mod prompt;
+mod prune;
 mod ps;
 mod pull;
 mod registry;
@@ -32,6 +38,7 @@ mod template;
 mod terminal;
 mod tree;
 mod update;
+mod verify;
 mod volume;
 
 #[global_allocator]

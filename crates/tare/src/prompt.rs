@@ -17,6 +17,14 @@ pub fn line(question: &str) -> Result<String> {
     Ok(answer.trim().to_owned())
 }
 
+/// Shows a warning and asks whether to go on; only `y` or `yes` is a yes, as with Docker.
+///
+/// Errors: those of reading.
+pub fn confirm(warning: &str) -> Result<bool> {
+    let answer = line(&format!("{warning}\nAre you sure you want to continue? [y/N] "))?;
+    Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
 /// Asks for what nobody else should see: nothing of it is shown.
 ///
 /// Errors: [`Kind::Conflict`] after Ctrl-C; those of reading.

@@ -56,10 +56,14 @@ pub fn row<const N: usize>(fields: [(&str, String); N]) -> Row {
 /// Prints rows. `columns` are those of the usual table; `headings` those of other fields, where a heading is not
 /// just the field's name in capitals.
 pub fn print(given: &Given, columns: &[Column], headings: &[Column], rows: Vec<Row>) -> Result<()> {
+    say(&lines(given, columns, headings, rows)?)
+}
+
+/// What [`print`] prints.
+pub fn lines(given: &Given, columns: &[Column], headings: &[Column], rows: Vec<Row>) -> Result<String> {
     let format = Format::given(given)?;
-    let text = text(&format, columns, headings, rows)
-        .map_err(|why| given.wrong("format", given.text("format").unwrap_or_default(), &why))?;
-    say(&text)
+    text(&format, columns, headings, rows)
+        .map_err(|why| given.wrong("format", given.text("format").unwrap_or_default(), &why))
 }
 
 fn text(format: &Format, columns: &[Column], headings: &[Column], rows: Vec<Row>) -> Result<String, String> {

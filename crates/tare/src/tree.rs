@@ -15,8 +15,8 @@ use crate::events;
 use crate::failure;
 use crate::flag::{self, Flag, Given};
 use crate::{
-    carry, containers, copy, help, images, import, info, login, network, ps, pull, registry, run, start,
-    terminal, update, volume,
+    carry, containers, copy, disk, export, help, image_copy, images, import, info, inspect, login, network,
+    prune, ps, pull, registry, run, start, terminal, update, verify, volume,
 };
 
 /// One thing that can be done.
@@ -74,12 +74,15 @@ pub static COMMON: &[Place] = &[
 
 /// The other verbs at the top.
 pub static OTHERS: &[Place] = &[
+    place("commit", &export::COMMIT),
     place("cp", &copy::COPY),
     place("create", &run::CREATE),
+    place("diff", &export::DIFF),
     place("events", &events::EVENTS),
+    place("export", &export::EXPORT),
     place("help", &help::HELP),
     place("history", &images::HISTORY),
-    place("inspect", &containers::INSPECT),
+    place("inspect", &inspect::ANY),
     place("kill", &containers::KILL),
     place("load", &carry::LOAD),
     place("login", &login::LOGIN),
@@ -98,15 +101,18 @@ pub static OTHERS: &[Place] = &[
 ];
 
 /// The kinds of objects. A new group also gets a row in `command`.
-pub static GROUPS: [Group; 5] = [CONTAINER, IMAGE, NETWORK, REGISTRY, VOLUME];
+pub static GROUPS: [Group; 6] = [CONTAINER, IMAGE, NETWORK, REGISTRY, SYSTEM, VOLUME];
 
 const CONTAINER: Group = Group {
     name: "container",
     about: "Manage containers",
     places: &[
+        place("commit", &export::COMMIT),
         place("cp", &copy::COPY),
         place("create", &run::CREATE),
-        place("inspect", &containers::INSPECT),
+        place("diff", &export::DIFF),
+        place("export", &export::EXPORT),
+        place("inspect", &inspect::CONTAINER),
         place("kill", &containers::KILL),
         place("logs", &containers::LOGS),
         place("port", &network::PORT),
@@ -123,15 +129,20 @@ const IMAGE: Group = Group {
     name: "image",
     about: "Manage images",
     places: &[
+        place("compact", &verify::COMPACT),
+        place("copy", &image_copy::COPY),
         place("history", &images::HISTORY),
         place("import", &import::IMPORT),
+        place("inspect", &inspect::IMAGE),
         place("load", &carry::LOAD),
         Place { name: "ls", also: &["list"], verb: &images::LIST },
+        place("prune", &prune::IMAGES),
         place("pull", &pull::PULL),
         place("push", &pull::PUSH),
         Place { name: "rm", also: &["remove"], verb: &images::REMOVE },
         place("save", &carry::SAVE),
         place("tag", &carry::TAG),
+        place("verify", &verify::VERIFY),
     ],
 };
 
@@ -148,6 +159,12 @@ const NETWORK: Group = Group {
         place("reload", &network::RELOAD),
         Place { name: "rm", also: &["remove"], verb: &network::REMOVE },
     ],
+};
+
+const SYSTEM: Group = Group {
+    name: "system",
+    about: "Manage tare",
+    places: &[place("df", &disk::DF), place("info", &info::INFO), place("prune", &prune::SYSTEM)],
 };
 
 const REGISTRY: Group = Group {
@@ -247,7 +264,14 @@ fn command() -> Command {
     let top = bare("tare").args(GLOBAL.iter().map(Flag::arg)).arg(help_arg(true));
     let verbs =
         COMMON.iter().chain(OTHERS).map(|place| named(place).defer(|command| fill(command, top_verb)));
-    top.subcommands(verbs).subcommands([group::<0>(), group::<1>(), group::<2>(), group::<3>(), group::<4>()])
+    top.subcommands(verbs).subcommands([
+        group::<0>(),
+        group::<1>(),
+        group::<2>(),
+        group::<3>(),
+        group::<4>(),
+        group::<5>(),
+    ])
 }
 
 /// clap's view of one group. What clap defers to is a plain function, which cannot capture the group: hence the

@@ -52,7 +52,7 @@ fn numbers_of_words_are_checked() {
     let error = |text: &str| Err(text.to_owned());
     assert_eq!(count(&run::RUN, &[]), error("'tare x' requires at least 1 argument"));
     assert_eq!(count(&run::RUN, &["--rootfs", "/"]), Ok(()));
-    assert_eq!(count(&import::IMPORT, &["x"]), error("'tare x' requires 2 arguments"));
+    assert_eq!(count(&carry::TAG, &["x"]), error("'tare x' requires 2 arguments"));
     assert_eq!(count(&containers::LOGS, &["x", "y"]), error("'tare x' requires 1 argument"));
     assert_eq!(count(&ps::PS, &["x"]), error("'tare x' takes no arguments"));
     assert_eq!(count(&images::LIST, &["x", "y"]), error("'tare x' requires at most 1 argument"));
