@@ -204,7 +204,10 @@ fn call(helper: &str, verb: &str, given: &str) -> Result<Option<Vec<u8>>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .doing(what)?;
+        .doing(what)
+        .map_err(|err| {
+            err.hint("install it, or take credsStore and credHelpers out of the file of logins")
+        })?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not read has said so by its exit code.
         let _ = stdin.write_all(given.as_bytes());
