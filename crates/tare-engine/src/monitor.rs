@@ -14,6 +14,7 @@
 //! stdin does not pass through here: the command writes into the container's pipe or terminal itself, so that
 //! a container that does not read cannot hold up anything else. Killing the command never kills the container.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
@@ -21,6 +22,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tare_cgroup::Cgroup;
+use tare_network::names::Server;
 use tare_runtime::{Launch, Running};
 use tare_sys::channel::Channel;
 use tare_sys::process::{self, Ended, Side};
@@ -30,8 +32,8 @@ use crate::container::{Folders, Lock, Record, Roots, State, Status};
 use crate::events::Event;
 use crate::log::{Stream, Writer};
 use crate::range::Range;
-use crate::removal;
 use crate::start::Prepared;
+use crate::{name_server, removal};
 use tare_sys::time::Moment;
 
 /// Bytes of output taken at once. Four of these are all the buffers that a monitor has.
@@ -152,7 +154,7 @@ pub fn spawn(job: Job, writer: Option<OwnedFd>) -> Result<(Channel, Option<Owned
 fn run(mut job: Job, channel: Channel) {
     let mut client = Some(channel);
     let started = settle().and_then(|()| start(&mut job));
-    let (running, cgroup, output) = match started {
+    let (running, cgroup, output, mut names) = match started {
         Ok(started) => started,
         Err(err) => {
             let _ = job.prepared.joined.leave(&job.roots);
@@ -179,7 +181,9 @@ fn run(mut job: Job, channel: Channel) {
     crate::sweep::sometimes(&job.roots);
     let mut log = Writer::new(job.folders.log());
     crate::events::emit(&job.roots, &Event::container(&job.record, "start"));
-    relay(&running, output, &mut log, &mut client);
+    relay(&running, output, &mut log, &mut client, &mut names);
+    // Its sockets hold the network namespace.
+    drop(names);
     let ended = process::wait(running.child.pidfd.as_fd()).unwrap_or(Ended::Killed(9));
     // Before anybody hears of the end: the next one may want the same port or address.
     let _ = job.prepared.joined.leave(&job.roots);
@@ -227,7 +231,7 @@ fn open_null() -> Result<OwnedFd> {
 /// Our ends of the container's output.
 type Output = [Option<OwnedFd>; 2];
 
-fn start(job: &mut Job) -> Result<(Running, Cgroup, Output)> {
+fn start(job: &mut Job) -> Result<(Running, Cgroup, Output, Option<Server>)> {
     let linux = job.prepared.plan.spec.linux().as_ref();
     let resources = linux
         .and_then(|linux| linux.resources().as_ref())
@@ -235,7 +239,7 @@ fn start(job: &mut Job) -> Result<(Running, Cgroup, Output)> {
     crate::volume::mount_all(&job.roots, &job.record)?;
     let cgroup = Cgroup::create(&job.prepared.hierarchies, &job.record.cgroup, resources)?;
     match launch_in(job, &cgroup) {
-        Ok((running, output)) => Ok((running, cgroup, output)),
+        Ok((running, output, names)) => Ok((running, cgroup, output, names)),
         Err(err) => {
             let err = explain_death(err, &cgroup);
             let _ = cgroup.remove();
@@ -244,7 +248,7 @@ fn start(job: &mut Job) -> Result<(Running, Cgroup, Output)> {
     }
 }
 
-fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
+fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output, Option<Server>)> {
     let terminal =
         job.prepared.plan.spec.process().as_ref().is_some_and(|process| process.terminal() == Some(true));
     let entrance = cgroup.entrance()?;
@@ -268,7 +272,12 @@ fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
         [stdin, stdout, stderr] => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
         _ => None,
     };
-    let network = |netns: BorrowedFd<'_>| job.prepared.joined.attach(&job.roots, netns);
+    let names = Cell::new(None);
+    let network = |netns: BorrowedFd<'_>| {
+        job.prepared.joined.attach(&job.roots, &job.record, netns)?;
+        names.set(name_server::open(&job.roots, &job.record, &job.prepared.joined.connections, netns)?);
+        Ok(())
+    };
     let attached = !job.prepared.joined.connections.is_empty();
     let running = tare_runtime::launch(&Launch {
         spec: &job.prepared.plan.spec,
@@ -302,7 +311,7 @@ fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output)> {
         let _ = process::wait(running.child.pidfd.as_fd());
         return Err(crate::container::explain_full(err));
     }
-    Ok((running, output))
+    Ok((running, output, names.take()))
 }
 
 /// The container's root gets our pipes, so that it can hand them to its user: `echo > /dev/stdout` opens
@@ -338,12 +347,23 @@ fn tell(client: &mut Option<Channel>, message: &Message, files: &[BorrowedFd<'_>
 }
 
 /// Passes output on until the container has ended and all that it wrote is read.
-fn relay(running: &Running, mut output: Output, log: &mut Writer, client: &mut Option<Channel>) {
+fn relay(
+    running: &Running,
+    mut output: Output,
+    log: &mut Writer,
+    client: &mut Option<Channel>,
+    names: &mut Option<Server>,
+) {
     let mut buffer = vec![0; CHUNK];
     let mut ended = false;
     while !ended {
-        let Some(ready) = wait_for(running, &output, client.as_ref()) else { break };
+        let Some(ready) = wait_for(running, &output, client.as_ref(), names.as_ref()) else { break };
         ended = ready.ended;
+        if ready.names
+            && let Some(names) = names
+        {
+            names.serve();
+        }
         if ready.client
             && let Some(channel) = client
         {
@@ -399,6 +419,8 @@ struct Ready {
     ended: bool,
     /// The command says something, or is gone.
     client: bool,
+    /// Somebody asks the name server.
+    names: bool,
     /// There is output, or its end.
     output: [bool; 2],
 }
@@ -410,9 +432,15 @@ fn add<'a>(fds: &mut Vec<PollFd<'a>>, file: Option<&'a impl AsFd>) -> Option<usi
 }
 
 /// Waits until there is something to do; `None` where that cannot be waited for.
-fn wait_for(running: &Running, output: &Output, client: Option<&Channel>) -> Option<Ready> {
+fn wait_for(
+    running: &Running,
+    output: &Output,
+    client: Option<&Channel>,
+    names: Option<&Server>,
+) -> Option<Ready> {
     let mut fds = vec![PollFd::new(&running.child.pidfd, PollFlags::IN)];
     let client = add(&mut fds, client);
+    let names = add(&mut fds, names);
     let output = [add(&mut fds, output[0].as_ref()), add(&mut fds, output[1].as_ref())];
     loop {
         match rustix::event::poll(&mut fds, None) {
@@ -422,7 +450,7 @@ fn wait_for(running: &Running, output: &Output, client: Option<&Channel>) -> Opt
         }
     }
     let is = |slot: Option<usize>| slot.is_some_and(|at| !fds[at].revents().is_empty());
-    Some(Ready { ended: is(Some(0)), client: is(client), output: output.map(is) })
+    Some(Ready { ended: is(Some(0)), client: is(client), names: is(names), output: output.map(is) })
 }
 
 /// Writes down how it ended, and frees its name if it is to be removed.

@@ -1,6 +1,5 @@
 //! The name server of a running container: its monitor opens it, and who connects the container to another
 //! network tells it.
-#![expect(dead_code, reason = "until containers are put on networks")]
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;

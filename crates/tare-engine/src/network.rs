@@ -16,12 +16,14 @@ use tare_network::attach::Connection;
 use tare_network::endpoint::Wanted as WantedEndpoint;
 use tare_network::network::{DEFAULT, Network, WantedNetwork};
 use tare_network::port::{self, Protocol, Published, Reserved, Wanted as WantedPort};
-use tare_network::{Endpoint, Folders, Networks, link};
+use tare_network::{Endpoint, Folders, Networks, link, rate};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::container::{Record, Roots, Status};
 use crate::engine::{Engine, need_root, not_running};
 use crate::events::{self, Event};
+use crate::files::Place;
+use crate::name_server;
 use crate::policy::{self, Share};
 use crate::request::{CreateRequest, EndpointSettings, PortBinding};
 use crate::sweep;
@@ -289,9 +291,10 @@ fn match_owner(err: Error, networks: &Networks, ports: &[WantedPort], container:
 }
 
 impl Joined {
-    /// Puts the container with this network namespace on its networks.
-    pub fn attach(&self, roots: &Roots, netns: BorrowedFd<'_>) -> Result<()> {
-        networks(roots).attach(netns, &self.connections, 0)
+    /// Puts the container with this network namespace on its networks, within its limits.
+    pub fn attach(&self, roots: &Roots, record: &Record, netns: BorrowedFd<'_>) -> Result<()> {
+        networks(roots).attach(netns, &self.connections, 0)?;
+        limit(record, &self.connections, netns)
     }
 
     /// Gives all back. Failures are for the next sweep.
@@ -300,6 +303,33 @@ impl Joined {
         let connections = std::mem::take(&mut self.connections);
         networks(roots).detach(&connections)
     }
+}
+
+/// Where a container is, for its files: on its networks, or on those of the container whose network it shares.
+pub fn place(roots: &Roots, record: &Record, joined: &Joined) -> Result<Place> {
+    let mode = &record.request.host_config.network_mode;
+    let others;
+    let connections = match mode.strip_prefix("container:") {
+        None => &joined.connections,
+        Some(other) => {
+            others = networks(roots).connections(&roots.find(other)?)?;
+            &others
+        }
+    };
+    let own = |c: &Connection| [c.endpoint.ipv4.map(IpAddr::from), c.endpoint.ipv6.map(IpAddr::from)];
+    let first = connections.iter().find(|c| c.network.has_bridge() && !c.network.internal);
+    let gateways = first.map(|c| c.network.pools.iter().map(|pool| pool.gateway).collect());
+    Ok(Place {
+        own: connections.iter().flat_map(own).flatten().collect(),
+        gateways: gateways.unwrap_or_default(),
+        served: !connections.is_empty(),
+    })
+}
+
+/// Puts a container's limits on links of it.
+fn limit(record: &Record, connections: &[Connection], netns: BorrowedFd<'_>) -> Result<()> {
+    let limits = &record.request.host_config.network_limits;
+    if limits.is_empty() { Ok(()) } else { rate::hold(limits, connections, netns) }
 }
 
 /// Takes containers off their networks that are not there any more.
@@ -473,13 +503,16 @@ impl Engine {
             let connection = [Connection { network: network.clone(), endpoint }];
             let netns = netns_of(status.pid)?;
             // Not the first default route: what is open goes on as it was.
-            if let Err(err) = all.attach(std::os::fd::AsFd::as_fd(&netns), &connection, 100 + at as u32) {
+            let netns = std::os::fd::AsFd::as_fd(&netns);
+            let attached = all.attach(netns, &connection, 100 + at as u32);
+            if let Err(err) = attached.and_then(|()| limit(&record, &connection, netns)) {
                 let _ = all.detach(&connection);
                 return Err(err.context(what()));
             }
         }
         record.request.networking_config.endpoints_config.insert(network.name.clone(), settings.clone());
         folders.write_record(&record)?;
+        self.tell_name_server(&record.id)?;
         self.tell("connect", &network, Some(&record.id));
         Ok(())
     }
@@ -526,8 +559,18 @@ impl Engine {
                 here.get(1).map_or_else(|| "none".to_owned(), |(next, _)| next.clone());
         }
         folders.write_record(&record)?;
+        self.tell_name_server(&record.id)?;
         self.tell("disconnect", &network, Some(&record.id));
         Ok(())
+    }
+
+    /// Lets a container's name server know on which networks it is now.
+    fn tell_name_server(&self, id: &str) -> Result<()> {
+        // Without a run folder it does not run.
+        if !self.roots.folders(id).run.exists() {
+            return Ok(());
+        }
+        name_server::tell(&self.roots, id, &networks(&self.roots).connections(id)?)
     }
 
     /// Makes the firewall's rules anew, after somebody has flushed them.

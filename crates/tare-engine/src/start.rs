@@ -146,7 +146,8 @@ impl Engine {
             let filter = filter.map_err(|err| err.context("compile the seccomp profile"))?;
             let rootfs = self.rootfs(record, folders)?;
             joined = crate::network::claim(&self.roots, record)?;
-            write_files(record, folders, base)?;
+            let place = crate::network::place(&self.roots, record, &joined)?;
+            write_files(record, folders, base, &place)?;
             Ok((rootfs, filter))
         };
         match rest() {
@@ -297,14 +298,13 @@ fn seed(id: &str) -> u32 {
     id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default()
 }
 
-fn write_files(record: &Record, folders: &Folders, base: Option<u32>) -> Result<()> {
+fn write_files(record: &Record, folders: &Folders, base: Option<u32>, place: &files::Place) -> Result<()> {
     let request = &record.request;
     let hostname = policy::hostname(request, &record.id);
     let host_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let config = &request.config;
-    let place = files::Place::default();
     for (name, text) in [
-        ("hosts", files::hosts(&hostname, &config.domainname, &request.host_config.extra_hosts, &place)),
+        ("hosts", files::hosts(&hostname, &config.domainname, &request.host_config.extra_hosts, place)),
         ("hostname", format!("{hostname}\n")),
         ("resolv.conf", files::resolv_conf(&host_resolv, &request.host_config, place.served)),
     ] {

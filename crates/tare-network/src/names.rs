@@ -68,7 +68,7 @@ const STREAM: u64 = 4 << 32;
 /// What a name server has to know.
 #[derive(Debug)]
 pub struct Config<'a> {
-    /// The container's network namespace. Its loopback interface is up.
+    /// The container's network namespace.
     pub netns: BorrowedFd<'a>,
     /// Whom it may know.
     pub directory: Directory,
@@ -78,12 +78,20 @@ pub struct Config<'a> {
     pub resolv_conf: &'a Path,
 }
 
+/// What a name server listens on.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Datagrams.
+    pub udp: OwnedFd,
+    /// Connections.
+    pub tcp: OwnedFd,
+}
+
 /// The name server of one container.
 #[derive(Debug)]
 pub struct Server {
     epoll: OwnedFd,
-    udp: OwnedFd,
-    tcp: OwnedFd,
+    sockets: Sockets,
     timer: OwnedFd,
     /// When the timer goes off.
     armed: Option<Instant>,
@@ -103,28 +111,40 @@ impl Server {
     /// Opens it. The caller has to be single-threaded, or the calling thread be left alone: it visits the
     /// container's network namespace.
     pub fn open(config: Config<'_>) -> Result<Server> {
-        let path = "/proc/thread-self/ns/net";
-        let home = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .doing(|| format!("open({path:?})"))?;
-        let netns = config.netns.try_clone_to_owned().doing(|| "dup(network namespace)")?;
-        process::enter(netns.as_fd(), namespace::NET).doing(|| "enter the container's network namespace")?;
+        let home = own_network()?;
+        process::enter(config.netns, namespace::NET).doing(|| "enter the container's network namespace")?;
         let opened = sockets();
         process::enter(home.as_fd(), namespace::NET)
             .doing(|| "come back from the container's network namespace")?;
-        let (udp, tcp) = opened.doing(|| format!("open the name server {ADDRESS}"))?;
+        let sockets = opened.doing(|| format!("open the name server {ADDRESS}"))?;
+        Server::on(config, home, sockets)
+    }
+
+    /// Goes on with the [`sockets`](Server::sockets) of a server that this program was before it executed itself
+    /// again: what was asked meanwhile waits in them.
+    pub fn go_on(config: Config<'_>, sockets: Sockets) -> Result<Server> {
+        Server::on(config, own_network()?, sockets)
+    }
+
+    /// What it listens on.
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    fn on(config: Config<'_>, home: OwnedFd, sockets: Sockets) -> Result<Server> {
+        let netns = config.netns.try_clone_to_owned().doing(|| "dup(network namespace)")?;
         let epoll = epoll::create(CreateFlags::CLOEXEC).doing(|| "epoll_create1()")?;
         let timer = rustix::time::timerfd_create(
             TimerfdClockId::Monotonic,
             TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
         )
         .doing(|| "timerfd_create()")?;
-        for (fd, token) in [(&udp, UDP), (&tcp, TCP), (&timer, TIMER)] {
+        for (fd, token) in [(&sockets.udp, UDP), (&sockets.tcp, TCP), (&timer, TIMER)] {
             epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN).doing(|| "epoll_ctl()")?;
         }
         Ok(Server {
             epoll,
-            udp,
-            tcp,
+            sockets,
             timer,
             armed: None,
             netns,
@@ -166,7 +186,7 @@ impl Server {
     fn take_datagrams(&mut self) {
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..BATCH {
-            match rustix::net::recvfrom(&self.udp, &mut buffer[..], RecvFlags::TRUNC) {
+            match rustix::net::recvfrom(&self.sockets.udp, &mut buffer[..], RecvFlags::TRUNC) {
                 Ok((length, whole, Some(from))) if whole == length => {
                     let Ok(from) = SocketAddr::try_from(from) else { continue };
                     self.handle(buffer.get(..length).unwrap_or_default(), Client::Datagram(from));
@@ -342,7 +362,7 @@ impl Server {
         match client {
             // A client that does not take its answers loses them.
             Client::Datagram(to) => {
-                let _ = rustix::net::sendto(&self.udp, answer, SendFlags::NOSIGNAL, &to);
+                let _ = rustix::net::sendto(&self.sockets.udp, answer, SendFlags::NOSIGNAL, &to);
             }
             Client::Stream(serial) => {
                 if let Some((_, stream, _)) = self.streams.iter_mut().find(|(known, ..)| *known == serial) {
@@ -365,7 +385,7 @@ impl Server {
     fn accept(&mut self) {
         for _ in 0..BATCH {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let Ok(socket) = rustix::net::accept_with(&self.tcp, flags) else { return };
+            let Ok(socket) = rustix::net::accept_with(&self.sockets.tcp, flags) else { return };
             if self.streams.len() >= MOST_STREAMS
                 && let Some(oldest) =
                     (0..self.streams.len()).min_by_key(|index| self.streams[*index].1.deadline)
@@ -433,8 +453,14 @@ impl AsFd for Server {
     }
 }
 
+fn own_network() -> Result<OwnedFd> {
+    let path = "/proc/thread-self/ns/net";
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| format!("open({path:?})"))
+}
+
 /// Opens both sockets in the network namespace that the caller is in, and leads port 53 to them.
-fn sockets() -> Result<(OwnedFd, OwnedFd)> {
+fn sockets() -> Result<Sockets> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let udp = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)
         .doing(|| "socket(UDP)")?;
@@ -444,10 +470,12 @@ fn sockets() -> Result<(OwnedFd, OwnedFd)> {
     let tcp_port = bind(&tcp)?;
     rustix::net::listen(&tcp, MOST_STREAMS as i32).doing(|| "listen()")?;
     redirect::lead(udp_port, tcp_port)?;
-    Ok((udp, tcp))
+    Ok(Sockets { udp, tcp })
 }
 
 fn bind(socket: &OwnedFd) -> Result<u16> {
+    // The loopback interface may just be on its way up.
+    rustix::net::sockopt::set_ip_freebind(socket, true).doing(|| "setsockopt(IP_FREEBIND)")?;
     let address = |port| SocketAddr::new(ADDRESS.into(), port);
     let bound = match rustix::net::bind(socket, &address(redirect::PORT)) {
         Err(Errno::ADDRINUSE) => rustix::net::bind(socket, &address(0)),

@@ -1,0 +1,100 @@
+//! Bandwidth, delay and loss, measured with iperf3 and ping.
+#![forbid(unsafe_code)]
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tare_tests::{Host, Tare, eventually};
+
+/// iperf3's server in a container; it ends with this.
+struct Server(Child);
+
+impl Server {
+    /// Starts it in the network of a container.
+    #[track_caller]
+    fn start(host: &Host, name: &str) -> Server {
+        let pid = host.pid(name).to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["-n", "-t", &pid, "iperf3", "-s", "-4"]).stdout(Stdio::null());
+        Server(command.spawn().expect("nsenter and iperf3"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Mbit/s from the host to an address, or back.
+#[track_caller]
+fn measure(address: &str, back: bool) -> f64 {
+    let mut out = Value::Null;
+    eventually("iperf3's server is there", || {
+        let mut command = Command::new("iperf3");
+        command.args(["-c", address, "-t", "2", "-O", "1", "-J"]).args(back.then_some("-R"));
+        let text = Tare::of(command).within(Duration::from_secs(20)).run();
+        out = serde_json::from_str(&text.stdout()).unwrap_or_default();
+        out["end"]["sum_received"]["bits_per_second"].is_f64()
+    });
+    out["end"]["sum_received"]["bits_per_second"].as_f64().expect("a number") / 1e6
+}
+
+/// A container with limits, and its address.
+#[track_caller]
+fn container(host: &Host, flags: &[&str]) -> String {
+    host.tare(["network", "create", "lan"]).run().ok();
+    host.detached(&[&["--network", "lan", "--name", "limited"], flags].concat(), "sleep 600");
+    let settings = host.inspect("limited");
+    settings["NetworkSettings"]["Networks"]["lan"]["IPAddress"].as_str().expect("an address").to_owned()
+}
+
+/// iperf3 counts what arrives without its headers, some 4% less than what goes over the wire.
+#[track_caller]
+fn is_about(measured: f64, wanted: f64) {
+    assert!((0.9..=1.05).contains(&(measured / wanted)), "{measured} Mbit/s where {wanted} were asked for");
+}
+
+#[test]
+fn a_rate_holds_within_a_tenth_each_way_and_can_be_changed_while_it_runs() {
+    let host = Host::new();
+    let address = container(&host, &["--net-rate", "in=40mbit,out=10mbit"]);
+    let _server = Server::start(&host, "limited");
+    is_about(measure(&address, false), 40.0);
+    is_about(measure(&address, true), 10.0);
+    host.tare(["update", "--net-rate", "in=20mbit", "limited"]).run().ok();
+    is_about(measure(&address, false), 20.0);
+    is_about(measure(&address, true), 10.0);
+    host.tare(["update", "--net-rate", "0", "limited"]).run().ok();
+    assert!(measure(&address, true) > 100.0, "no limit any more");
+}
+
+#[test]
+fn a_delay_is_felt_or_its_absence_from_the_kernel_said() {
+    let host = Host::new();
+    host.tare(["network", "create", "lan"]).run().ok();
+    let script = "ping -c 3 -i 0.2 -W 5 $(ip route | awk '/default/ {print $3}') | tail -1";
+    host.busybox();
+    let words = ["run", "--rm", "--network", "lan", "--net-delay", "80ms", "busybox", "sh", "-c", script];
+    let out = host.tare(words).run();
+    if out.code() == 0 {
+        // round-trip min/avg/max = 80.1/80.3/80.7 ms
+        let text = out.stdout();
+        let least: f64 = text.split(['=', '/']).nth(3).and_then(|n| n.trim().parse().ok()).expect("a time");
+        assert!((80.0..200.0).contains(&least), "{text}");
+    } else {
+        out.complains_of(&["netem", "modprobe sch_netem"]).fails(125);
+    }
+}
+
+#[test]
+fn limits_need_a_network_to_hold_on() {
+    let host = Host::new();
+    host.busybox();
+    for network in ["none", "host"] {
+        let words = ["run", "--rm", "--network", network, "--net-rate", "1mbit", "busybox", "true"];
+        host.tare(words).run().complains_of(&["--net-rate", network]).fails(125);
+    }
+}
