@@ -4,6 +4,8 @@
 //! the log. Nothing here blocks but poll(2), so a reader of our output who is slow, or a container that does
 //! not read, cannot hold up a signal.
 
+mod keys;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
@@ -15,9 +17,17 @@ use tare_sys::signal::SignalFd;
 use tare_sys::tty::{self, RawMode};
 use tare_sys::{Context, Error, Kind, Result};
 
+use crate::container::{Roots, Status};
+use crate::engine::{Engine, not_running};
 use crate::log::Stream;
-use crate::monitor::{Exit, Message};
+use crate::monitor::message::{Exit, Message, Order};
+use crate::start::Attach;
+use crate::stdio;
 
+pub use keys::Keys;
+
+/// Milliseconds that a container has to end by itself once nobody reads its output.
+const PIPE_GRACE: u64 = 500;
 /// Bytes of stdin taken at once.
 const CHUNK: usize = 16 * 1024;
 /// What a pipe takes without blocking once poll(2) says that it can be written to (PIPE_BUF, pipe(7)).
@@ -26,6 +36,7 @@ const SAFE_WRITE: usize = 4096;
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGQUIT: i32 = 3;
+const SIGPIPE: i32 = 13;
 const SIGTERM: i32 = 15;
 const SIGWINCH: i32 = 28;
 /// Never passed on: PIPE, CHLD, CONT, TSTP, TTIN, TTOU, URG are about the command itself.
@@ -34,6 +45,12 @@ const OWN_SIGNALS: [i32; 7] = [13, 17, 18, 20, 21, 22, 23];
 /// A container that the caller is attached to.
 #[derive(Debug)]
 pub struct Attachment {
+    pub(crate) roots: Roots,
+    pub(crate) id: String,
+    /// It was started by this command, which stands for it in a pipeline.
+    pub(crate) starter: bool,
+    /// What leaves its terminal.
+    pub(crate) keys: Keys,
     /// To the monitor.
     pub(crate) channel: Channel,
     /// The container's PID 1.
@@ -74,13 +91,16 @@ struct Relay {
     /// It has ended like this; what is left is output.
     ended: Option<Exit>,
     interrupts: u32,
+    /// The keys that leave were typed.
+    left: bool,
     buffer: Vec<u8>,
 }
 
 impl Attachment {
-    /// Passes everything on until the container ends. With `pass_signals`, signals of the caller go to the
-    /// container; without, those that ask to end do end this function, and the container goes on.
-    pub fn relay(self, pass_signals: bool) -> Result<Exit> {
+    /// Passes everything on until the container ends; `None`: the caller left by the keys for that. With
+    /// `pass_signals`, signals of the caller go to the container; without, those that ask to end do end this function,
+    /// and the container goes on.
+    pub fn relay(self, pass_signals: bool) -> Result<Option<Exit>> {
         tare_sys::signal::block_all()?;
         let signals = SignalFd::new()?;
         if let (Some(terminal), Some(_)) = (&self.terminal, &self.raw) {
@@ -99,14 +119,18 @@ impl Attachment {
             output: None,
             ended: None,
             interrupts: 0,
+            left: false,
             buffer: Message::buffer(),
         };
         loop {
             if let (Some(exit), None) = (relay.ended, &relay.output) {
-                return Ok(exit);
+                return Ok(Some(exit));
             }
             if let Some(exit) = relay.turn()? {
-                return Ok(exit);
+                return Ok(Some(exit));
+            }
+            if relay.left {
+                return Ok(None);
             }
         }
     }
@@ -180,11 +204,13 @@ impl Relay {
                     if (asks_to_end && !self.pass_signals) || self.interrupts >= 3 {
                         return Ok(Some(Exit {
                             code: 128 + number as u8,
+                            unknown: false,
                             oom_killed: false,
                             memory_limit: 0,
                         }));
                     }
-                    if self.pass_signals {
+                    // By way of the monitor, who then knows that an end was asked for.
+                    if self.pass_signals && Order::Kill(number).send(&self.with.channel).is_err() {
                         process::signal(self.with.pidfd.as_fd(), number)?;
                     }
                 }
@@ -201,14 +227,37 @@ impl Relay {
                 }
             }
             Some((Message::Ended(exit), _)) => self.ended = Some(exit),
-            Some(_) => {}
-            None => {
-                return Err(Error::new(
-                    Kind::Kernel,
-                    "the container's monitor is gone, so nobody knows how the container ended",
-                )
-                .hint("`tare ps --all` shows whether it still runs"));
+            Some((Message::Skipped(bytes), _)) => {
+                let line = format!("\r\n[tare: {bytes} bytes were left out here; `tare logs` has them]\r\n");
+                self.output = Some((Stream::Stderr, line.into_bytes()));
             }
+            Some(_) => {}
+            None => self.find_the_new_monitor()?,
+        }
+        Ok(())
+    }
+
+    /// The monitor was killed: another one takes over.
+    fn find_the_new_monitor(&mut self) -> Result<()> {
+        let engine = Engine::new(self.with.roots.clone());
+        let folders = engine.find(&self.with.id)?;
+        let show = self.with.show;
+        let again = engine.connect(&folders).and_then(|channel| {
+            Order::Attach(show).send(&channel)?;
+            Ok(channel)
+        });
+        match again {
+            Ok(channel) => self.with.channel = channel,
+            Err(err) if err.kind() == Kind::Conflict => {
+                let status = folders.status()?.unwrap_or_else(Status::created);
+                self.ended = Some(Exit {
+                    code: status.exit_code.unwrap_or(255),
+                    unknown: status.exit_code.is_none(),
+                    oom_killed: status.oom_killed,
+                    memory_limit: 0,
+                });
+            }
+            Err(err) => return Err(err),
         }
         Ok(())
     }
@@ -227,12 +276,13 @@ impl Relay {
                 }
             }
             Err(Errno::AGAIN | Errno::INTR) => self.output = Some((stream, bytes)),
-            // Our reader is gone (`tare run … | head`). The container shall see what any writer into that pipe
-            // would see, or it would write for ever.
+            // Our reader is gone. In a pipeline (`tare run … | head`) the container shall go as any writer into that
+            // pipe would, or it would write for ever. As PID 1 it does not die of the signal.
             Err(_) => {
                 self.with.show[stream as usize] = false;
-                // A monitor that is gone has closed it anyway.
-                let _ = self.with.channel.send(&[stream as u8 + 1], &[]);
+                if self.with.starter && self.pass_signals && stream == Stream::Stdout && is_pipe(target) {
+                    let _ = Order::Stop(Some(SIGPIPE), Some(PIPE_GRACE)).send(&self.with.channel);
+                }
             }
         }
     }
@@ -242,6 +292,9 @@ impl Relay {
         match rustix::io::read(rustix::stdio::stdin(), &mut buffer[..]) {
             Ok(length @ 1..) => {
                 buffer.truncate(length);
+                if matches!(self.with.stdin, Sink::Terminal) {
+                    self.left = self.with.keys.find(&mut buffer);
+                }
                 self.input = buffer;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -282,9 +335,59 @@ fn target(stream: Stream) -> BorrowedFd<'static> {
     }
 }
 
+fn is_pipe(file: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+}
+
 fn follow_size(terminal: &OwnedFd) {
     if let Some((columns, rows)) = tty::size(rustix::stdio::stdin()) {
         // A terminal that is just closing has no use for it.
         let _ = tty::set_size(terminal, columns, rows);
+    }
+}
+
+impl Engine {
+    /// Attaches to a container that runs.
+    pub fn attach(&self, container: &str, attach: Attach) -> Result<Attachment> {
+        let folders = self.find(container)?;
+        let status = folders.status()?.unwrap_or_else(Status::created);
+        if status.process().is_none() {
+            return Err(not_running(container));
+        }
+        let channel = self.connect(&folders).map_err(|err| err.context(format!("attach to {container}")))?;
+        Order::Attach([attach.stdout, attach.stderr]).send(&channel)?;
+        let (message, mut files) =
+            Message::receive(&channel, &mut Message::buffer())?.ok_or_else(|| not_running(container))?;
+        if let Message::Failed(err) = message {
+            return Err(err);
+        }
+        let terminal = if files.len() > 1 { files.pop() } else { None };
+        let pidfd = files.pop().ok_or_else(|| Error::new(Kind::Corrupt, "attach: no pidfd"))?;
+        let mut raw = None;
+        let stdin = match &terminal {
+            _ if !attach.stdin => Sink::None,
+            Some(_) => {
+                let stdin = rustix::stdio::stdin();
+                if rustix::termios::isatty(stdin) {
+                    raw = Some(RawMode::enter(stdin)?);
+                }
+                Sink::Terminal
+            }
+            None => stdio::stdin_writer(&folders).map_or(Sink::None, Sink::Pipe),
+        };
+        self.emit(&crate::events::Event::container(&folders.record()?, "attach"));
+        Ok(Attachment {
+            roots: self.roots.clone(),
+            id: folders.id,
+            starter: false,
+            keys: attach.keys,
+            channel,
+            pidfd,
+            stdin,
+            terminal,
+            show: [attach.stdout, attach.stderr],
+            warnings: Vec::new(),
+            raw,
+        })
     }
 }

@@ -11,6 +11,8 @@
 //! <state>/trash/<id>                being removed
 //! <run>/containers/<id>/            0711, flock(2)ed by whoever is in charge of the container
 //!     hosts hostname resolv.conf    bind-mounted into it
+//!     stdin stdout stderr           FIFOs, of one without a terminal
+//!     control                       its monitor's socket
 //! ```
 //!
 //! Locking: the process that makes a container locks its run folder; the monitor inherits the lock by fork
@@ -81,13 +83,17 @@ pub enum State {
     Created,
     /// Its process runs.
     Running,
+    /// Its processes are frozen.
+    Paused,
+    /// Its process has ended and will be started again.
+    Restarting,
     /// Its process has ended.
     Exited,
 }
 
 /// `status.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", default)]
 pub struct Status {
     /// What it is doing.
     pub state: State,
@@ -110,6 +116,12 @@ pub struct Status {
     pub oom_killed: bool,
     /// Why it could not be started.
     pub error: String,
+    /// Somebody asked it to stop: then no restart policy starts it again.
+    pub stopped: bool,
+    /// How often a restart policy has started it again.
+    pub restart_count: u32,
+    /// The last wait before that, milliseconds.
+    pub restart_delay: u32,
 }
 
 /// The folders of one container.
@@ -219,6 +231,11 @@ impl Folders {
         }
     }
 
+    /// Whether somebody is in charge of it: it runs, begins, ends, or is about to be started again.
+    pub fn has_somebody(&self) -> bool {
+        matches!(self.lock(), Ok(None))
+    }
+
     /// Locks the run folder of a container that nobody else is in charge of, making it first where a reboot
     /// took it. A sweep may find the new folder before we have locked it, and remove it: then once more.
     pub fn lock_or_make(&self) -> Result<Lock> {
@@ -272,6 +289,11 @@ impl Folders {
         write_json(&self.state, "status.json", status)
     }
 
+    /// The socket of its monitor.
+    pub fn control(&self) -> PathBuf {
+        self.run.join("control")
+    }
+
     /// Where its output is kept.
     pub fn log(&self) -> PathBuf {
         self.state.join("log.json")
@@ -283,6 +305,8 @@ impl std::fmt::Display for State {
         f.write_str(match self {
             State::Created => "created",
             State::Running => "running",
+            State::Paused => "paused",
+            State::Restarting => "restarting",
             State::Exited => "exited",
         })
     }
@@ -298,6 +322,10 @@ impl Status {
         match (self.state, self.exit_code) {
             (State::Created, _) => "Created".to_owned(),
             (State::Running, _) => format!("Up {}", since(&self.started)),
+            (State::Paused, _) => format!("Up {} (Paused)", since(&self.started)),
+            (State::Restarting, code) => {
+                format!("Restarting ({}) {} ago", code.unwrap_or(255), since(&self.finished))
+            }
             (State::Exited, Some(code)) => format!("Exited ({code}) {} ago", since(&self.finished)),
             (State::Exited, None) => format!("Exited (unknown) {} ago", since(&self.finished)),
         }
@@ -305,7 +333,12 @@ impl Status {
 
     /// Whether it is said to have a process; [`process`](Status::process) looks.
     pub fn runs(&self) -> bool {
-        matches!(self.state, State::Running)
+        matches!(self.state, State::Running | State::Paused)
+    }
+
+    /// Whether a restart policy is about to start it again.
+    pub fn restarts(&self) -> bool {
+        self.state == State::Restarting && self.boot == tare_sys::process::boot_id()
     }
 
     /// Of a container that was never started.
@@ -321,6 +354,9 @@ impl Status {
             exit_code: Some(0),
             oom_killed: false,
             error: String::new(),
+            stopped: false,
+            restart_count: 0,
+            restart_delay: 0,
         }
     }
 
@@ -400,7 +436,25 @@ pub fn explain_full(err: Error) -> Error {
     }
 }
 
+impl Default for Status {
+    fn default() -> Status {
+        Status::created()
+    }
+}
+
+impl From<OwnedFd> for Lock {
+    /// A lock that came to this process over an exec.
+    fn from(fd: OwnedFd) -> Lock {
+        Lock(fd)
+    }
+}
+
 impl Lock {
+    /// Lets go of it, for all who have it open.
+    pub fn release(&self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+
     /// Whether the path still leads to the folder that is locked.
     fn is_on(&self, path: &Path) -> bool {
         match (rustix::fs::fstat(&self.0), rustix::fs::stat(path)) {

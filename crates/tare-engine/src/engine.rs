@@ -68,7 +68,7 @@ impl Engine {
             // One that is just being made or removed is not there yet, or no more.
             let (Ok(record), Ok(status)) = (folders.record(), folders.status()) else { continue };
             let status = status.unwrap_or_else(Status::created);
-            if !all && status.state != State::Running {
+            if !all && matches!(status.state, State::Created | State::Exited) {
                 continue;
             }
             let seconds = |text: &str| Moment::parse(text).map_or(0, Moment::seconds);

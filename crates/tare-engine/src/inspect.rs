@@ -12,7 +12,8 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
     let record = folders.record()?;
     let status = folders.status()?.unwrap_or_else(Status::created);
     let (config, host) = (&record.request.config, &record.request.host_config);
-    let running = status.state == State::Running;
+    // Docker's word covers those that are paused, and those between two lives.
+    let running = !matches!(status.state, State::Created | State::Exited);
     let sharing = policy::sharing(host)?;
     let word = |share: &Share| match share {
         Share::Private => "private".to_owned(),
@@ -38,8 +39,8 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
         "State": {
             "Status": status.state,
             "Running": running,
-            "Paused": false,
-            "Restarting": false,
+            "Paused": status.state == State::Paused,
+            "Restarting": status.state == State::Restarting,
             "OOMKilled": status.oom_killed,
             "Dead": false,
             "Pid": status.pid,
@@ -55,7 +56,7 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
         "HostsPath": in_run("hosts"),
         "LogPath": folders.log(),
         "Name": format!("/{}", record.name),
-        "RestartCount": 0,
+        "RestartCount": status.restart_count,
         "Driver": "overlay",
         "Platform": "linux",
         "MountLabel": "",

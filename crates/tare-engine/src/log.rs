@@ -76,7 +76,12 @@ impl Writer {
         self.flush(&ready);
     }
 
-    /// Writes what has no end of line yet: there will be none.
+    /// Whether a line waits for its end.
+    pub fn has_rest(&self) -> bool {
+        self.pending.iter().any(|pending| !pending.is_empty())
+    }
+
+    /// Writes what has no end of line yet; what comes later is one more piece of the same line.
     pub fn finish(&mut self) {
         let mut ready = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {

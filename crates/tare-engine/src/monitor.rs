@@ -1,47 +1,62 @@
 //! The monitor: one small process a container, forked from the command that starts it, in a session of its
-//! own. It makes the cgroup, launches the container, owns its output and its exit code, and cleans up.
+//! own. It makes the cgroup, launches the container, owns its output and its exit code, starts it again where that is
+//! asked for, and cleans up.
 //!
 //! ```text
-//! command ──fork──▶ monitor ──clone3──▶ container
-//!    ▲                 │ ◀── stdout, stderr or terminal
+//! command ──fork──▶ monitor ──clone3──▶ container         stdout, stderr: FIFOs in the run folder
+//!    ▲                 │ ◀── FIFOs or terminal
 //!    │   started, output, exit                 │ ──▶ log.json, status.json
-//!    └─────────────────┘
+//!    └─────────────────┤
+//! others ──control─────┘   attach, wait, stop, kill, pause …  (see `message`)
 //! ```
 //!
-//! The command says one thing to the monitor: that nobody reads an output any more, so that the monitor closes
-//! it and the container sees what it would have seen without us in between.
+//! It is one poll(2) loop over a table of [`Source`]s with one deadline: no threads, no wake-ups while nothing happens.
+//! Nothing that a client does or does not do holds it up: sends never wait. Only the command that started the container
+//! in the foreground may slow its output down, as the reader of any pipe does.
 //!
-//! stdin does not pass through here: the command writes into the container's pipe or terminal itself, so that
-//! a container that does not read cannot hold up anything else. Killing the command never kills the container.
+//! A monitor that has run for a second executes itself again, to be rid of all that it needed for the start: see
+//! [`adopt`]. By the same way a new monitor takes over from one that was killed.
+
+pub mod adopt;
+mod client;
+pub mod message;
+pub mod restart;
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
-use tare_cgroup::Cgroup;
+use tare_cgroup::{Cgroup, Hierarchies};
 use tare_network::names::Server;
 use tare_runtime::{Launch, Running};
 use tare_sys::channel::Channel;
 use tare_sys::process::{self, Ended, Side};
+use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::container::{Folders, Lock, Record, Roots, State, Status};
+use crate::engine::Engine;
 use crate::events::Event;
 use crate::log::{Stream, Writer};
+use crate::network::Joined;
 use crate::range::Range;
 use crate::start::Prepared;
+use crate::stdio::{self, Stdin};
 use crate::{name_server, removal};
-use tare_sys::time::Moment;
+use client::Client;
+use message::{CHUNK, Exit, Message};
 
-/// Bytes of output taken at once. Four of these are all the buffers that a monitor has.
-const CHUNK: usize = 16 * 1024;
+/// How long a container has to run until its monitor makes itself small.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How long a line without an end waits in memory for the rest.
+const FLUSH: Duration = Duration::from_millis(200);
 
 /// Everything a monitor is born with.
 pub struct Job {
-    /// Where everything is kept.
+    /// Where everything is.
     pub roots: Roots,
     /// The container's folders.
     pub folders: Folders,
@@ -50,91 +65,17 @@ pub struct Job {
     /// What it needs to be launched.
     pub prepared: Prepared,
     /// Being in charge of it, by holding this open.
-    #[expect(dead_code, reason = "held, not read")]
     pub lock: Lock,
-    /// The container's stdin, where it has no terminal.
-    pub stdin: Option<OwnedFd>,
-    /// The other end of that, where nobody writes to it yet: closing it would be the container's end of file.
-    #[expect(dead_code, reason = "held, not read")]
-    pub kept_stdin: Option<OwnedFd>,
+    /// What it reads from, where it has no terminal.
+    pub stdin: Stdin,
     /// Columns and rows of the caller's terminal.
     pub terminal_size: Option<(u16, u16)>,
     /// Nobody has been told of it: a start that fails takes it away again.
     pub fresh: bool,
-    /// Send the output to the command as well.
+    /// Which outputs the command wants.
+    pub wants: [bool; 2],
+    /// The command stays.
     pub attached: bool,
-}
-
-/// What the monitor tells the command that started it. The first byte of a message is its kind; output is
-/// raw, the rest JSON.
-#[derive(Debug)]
-pub enum Message {
-    /// It runs. Its files: the pidfd and, with a terminal, our side of that.
-    Started(Vec<String>),
-    /// It could not be started; nothing of it is left.
-    Failed(Error),
-    /// Output.
-    Output(Stream, Vec<u8>),
-    /// It ended.
-    Ended(Exit),
-}
-
-/// How a container ended.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Exit {
-    /// Exit code: the status, or 128 + the signal.
-    pub code: u8,
-    /// The kernel killed one of its processes for want of memory.
-    pub oom_killed: bool,
-    /// Its memory limit in bytes; 0: none.
-    pub memory_limit: u64,
-}
-
-impl Message {
-    fn encode(&self) -> Vec<u8> {
-        fn json<T: Serialize>(kind: u8, value: &T) -> Vec<u8> {
-            let mut bytes = vec![kind];
-            // Strings, numbers and our own error: this cannot fail, and an empty body reads as damaged.
-            let _ = serde_json::to_writer(&mut bytes, value);
-            bytes
-        }
-        match self {
-            Message::Started(warnings) => json(b's', warnings),
-            Message::Failed(err) => json(b'f', err),
-            Message::Ended(exit) => json(b'x', exit),
-            Message::Output(stream, bytes) => {
-                let kind = if *stream == Stream::Stdout { b'o' } else { b'e' };
-                std::iter::once(kind).chain(bytes.iter().copied()).collect()
-            }
-        }
-    }
-
-    /// Receives one; `None` when the monitor is gone.
-    pub fn receive(channel: &Channel, buffer: &mut [u8]) -> Result<Option<(Message, Vec<OwnedFd>)>> {
-        let Some((length, files)) = channel.receive(buffer)? else { return Ok(None) };
-        let (kind, body) = (buffer[0], &buffer[1..length]);
-        let bad =
-            |err: serde_json::Error| Error::new(Kind::Corrupt, format!("message of the monitor: {err}"));
-        let message = match kind {
-            b's' => Message::Started(serde_json::from_slice(body).map_err(bad)?),
-            b'f' => Message::Failed(serde_json::from_slice(body).map_err(bad)?),
-            b'x' => Message::Ended(serde_json::from_slice(body).map_err(bad)?),
-            b'o' => Message::Output(Stream::Stdout, body.to_vec()),
-            b'e' => Message::Output(Stream::Stderr, body.to_vec()),
-            kind => {
-                return Err(Error::new(
-                    Kind::Corrupt,
-                    format!("message of the monitor: unknown kind {kind}"),
-                ));
-            }
-        };
-        Ok(Some((message, files)))
-    }
-
-    /// A buffer that every message fits in.
-    pub fn buffer() -> Vec<u8> {
-        vec![0; CHUNK + 1]
-    }
 }
 
 /// Forks the monitor. What it was born with lives on in it alone; `writer`, the end of the container's stdin
@@ -151,65 +92,36 @@ pub fn spawn(job: Job, writer: Option<OwnedFd>) -> Result<(Channel, Option<Owned
     }
 }
 
-fn run(mut job: Job, channel: Channel) {
-    let mut client = Some(channel);
-    let started = settle().and_then(|()| start(&mut job));
-    let (running, cgroup, output, mut names) = match started {
-        Ok(started) => started,
+fn run(job: Job, channel: Channel) {
+    let Job { roots, folders, record, prepared, lock, stdin, terminal_size, fresh, wants, attached } = job;
+    let mut monitor = Monitor::of(roots, folders, record, lock);
+    let started = settle().and_then(|()| monitor.begin(prepared, stdin, terminal_size));
+    let warnings = match started {
+        Ok(warnings) => warnings,
         Err(err) => {
-            let _ = job.prepared.joined.leave(&job.roots);
-            if job.fresh {
-                removal::discard(&job.roots, &job.record);
+            if fresh {
+                removal::discard(&monitor.roots, &monitor.record);
             } else {
-                crate::start::failed(&job.folders, &err);
-                crate::volume::unmount_unused(&job.roots, &job.record.id, &job.record.mounts);
-                removal::delete_run_folder(&job.folders);
+                crate::start::failed(&monitor.folders, &err);
+                removal::delete_run_folder(&monitor.folders);
             }
-            if let Some(base) = job.prepared.base {
-                Range::based(&job.roots.run, base).release(&job.record.id);
-            }
-            tell(&mut client, &Message::Failed(err), &[]);
+            Client::new(channel).tell(&Message::Failed(err), &[]);
             return;
         }
     };
-    let mut files = vec![running.child.pidfd.as_fd()];
-    files.extend(running.terminal.as_ref().map(AsFd::as_fd));
-    tell(&mut client, &Message::Started(running.warnings.clone()), &files);
-    if !job.attached {
-        client = None;
-    }
-    crate::sweep::sometimes(&job.roots);
-    let mut log = Writer::new(job.folders.log());
-    crate::events::emit(&job.roots, &Event::container(&job.record, "start"));
-    relay(&running, output, &mut log, &mut client, &mut names);
-    // Its sockets hold the network namespace.
-    drop(names);
-    let ended = process::wait(running.child.pidfd.as_fd()).unwrap_or(Ended::Killed(9));
-    // Before anybody hears of the end: the next one may want the same port or address.
-    let _ = job.prepared.joined.leave(&job.roots);
-    let exit = report(&job, &cgroup, ended);
-    crate::volume::unmount_unused(&job.roots, &job.record.id, &job.record.mounts);
-    if job.record.request.host_config.auto_remove {
-        // Who hears of the end finds its volumes gone.
-        removal::release_volumes(&job.roots, &job.record);
-    }
-    tell(&mut client, &Message::Ended(exit), &[]);
-    drop(client);
-    // From here on nobody waits.
-    drop(running);
-    if cgroup.remove().is_err() {
-        // Processes that do not die with PID 1: it shared the pid namespace of another.
-        let _ = cgroup.kill();
-        let _ = cgroup.remove();
-    }
-    if let Some(base) = job.prepared.base {
-        Range::based(&job.roots.run, base).release(&job.record.id);
-    }
-    if job.record.request.host_config.auto_remove {
-        removal::delete_trash(&job.roots, &job.record.id);
+    let mut command = Client::new(channel);
+    monitor.introduce(&mut command, warnings);
+    if attached {
+        command.starter = true;
+        command.wants = wants;
+        command.waits = true;
+        monitor.clients.push(command);
     } else {
-        removal::delete_run_folder(&job.folders);
+        drop(command);
     }
+    monitor.listen();
+    crate::sweep::sometimes(&monitor.roots);
+    monitor.watch();
 }
 
 /// Leaves the caller's session, folder and files.
@@ -219,113 +131,556 @@ fn settle() -> Result<()> {
     tare_sys::signal::block_all()?;
     let _ = rustix::thread::set_name(c"tare-monitor");
     rustix::process::chdir("/").doing(|| "chdir(\"/\")")?;
-    let null = open_null()?;
+    let null = stdio::open_null()?;
     (0..3).try_for_each(|target| process::dup_onto(null.as_fd(), target))
 }
 
-fn open_null() -> Result<OwnedFd> {
-    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .doing(|| "open(\"/dev/null\")")
+/// What the poll loop waits for. A new kind of thing to wait for is one more here, in `sources` and in `serve`.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// The container's PID 1.
+    Process,
+    /// A new client.
+    Control,
+    /// A client says something, can be told more, or is gone.
+    Client(usize),
+    /// Output, or its end.
+    Output(Stream),
+    /// Somebody asks the name server.
+    Names,
 }
 
-/// Our ends of the container's output.
-type Output = [Option<OwnedFd>; 2];
+/// What is to happen when the time comes.
+#[derive(Debug, Default)]
+struct Times {
+    /// Make ourselves small.
+    settle: Option<Instant>,
+    /// Write down a line that has no end.
+    flush: Option<Instant>,
+    /// It was asked to stop, and has not.
+    kill: Option<Instant>,
+    /// Start it again.
+    restart: Option<Instant>,
+    /// Begin to take its output: who was attached to the monitor before this one gets the time to come back.
+    take: Option<Instant>,
+}
 
-fn start(job: &mut Job) -> Result<(Running, Cgroup, Output, Option<Server>)> {
-    let linux = job.prepared.plan.spec.linux().as_ref();
-    let resources = linux
-        .and_then(|linux| linux.resources().as_ref())
-        .ok_or_else(|| Error::new(Kind::Corrupt, "the plan has no resources"))?;
-    crate::volume::mount_all(&job.roots, &job.record)?;
-    let cgroup = Cgroup::create(&job.prepared.hierarchies, &job.record.cgroup, resources)?;
-    match launch_in(job, &cgroup) {
-        Ok((running, output, names)) => Ok((running, cgroup, output, names)),
-        Err(err) => {
+/// The container's process.
+struct Alive {
+    pidfd: OwnedFd,
+    /// See [`Running::held`].
+    #[expect(dead_code, reason = "held, not read")]
+    held: Vec<OwnedFd>,
+}
+
+/// What somebody has asked for and waits for.
+pub enum Asked {
+    /// That it ends.
+    Stop,
+    /// That it ends and begins again.
+    Restart,
+}
+
+/// A monitor at work.
+struct Monitor {
+    roots: Roots,
+    folders: Folders,
+    record: Record,
+    lock: Lock,
+    status: Status,
+    alive: Option<Alive>,
+    output: [Option<OwnedFd>; 2],
+    terminal: Option<OwnedFd>,
+    /// What it holds on networks.
+    joined: Joined,
+    /// Its name server, where it is on a network.
+    names: Option<Server>,
+    /// Sockets that hold its ports, from before this monitor was executed again.
+    ports: Vec<OwnedFd>,
+    log: Writer,
+    listener: Option<OwnedFd>,
+    clients: Vec<Client>,
+    asked: Option<Asked>,
+    times: Times,
+    /// Executed again since the start: small already.
+    small: bool,
+    /// The container has ended for good, and its end is written down.
+    over: bool,
+}
+
+impl Monitor {
+    fn of(roots: Roots, folders: Folders, record: Record, lock: Lock) -> Monitor {
+        let log = Writer::new(folders.log());
+        let status = folders.status().ok().flatten().unwrap_or_else(Status::created);
+        Monitor {
+            roots,
+            folders,
+            record,
+            lock,
+            status,
+            alive: None,
+            output: [None, None],
+            terminal: None,
+            joined: Joined::default(),
+            names: None,
+            ports: Vec::new(),
+            log,
+            listener: None,
+            clients: Vec::new(),
+            asked: None,
+            times: Times::default(),
+            small: false,
+            over: false,
+        }
+    }
+
+    /// Makes the cgroup and launches the container; on failure nothing of that is left.
+    fn begin(
+        &mut self,
+        prepared: Prepared,
+        stdin: Stdin,
+        terminal_size: Option<(u16, u16)>,
+    ) -> Result<Vec<String>> {
+        let base = prepared.base;
+        let mut prepared = prepared;
+        self.joined = std::mem::take(&mut prepared.joined);
+        let begun = self.make_cgroup_and_launch(prepared, stdin, terminal_size);
+        if begun.is_err() {
+            let _ = self.joined.leave(&self.roots);
+            if let Some(base) = base {
+                Range::based(&self.roots.run, base).release(&self.record.id);
+            }
+            crate::volume::unmount_unused(&self.roots, &self.record.id, &self.record.mounts);
+        }
+        begun
+    }
+
+    fn make_cgroup_and_launch(
+        &mut self,
+        prepared: Prepared,
+        stdin: Stdin,
+        terminal_size: Option<(u16, u16)>,
+    ) -> Result<Vec<String>> {
+        let linux = prepared.plan.spec.linux().as_ref();
+        let resources = linux
+            .and_then(|linux| linux.resources().as_ref())
+            .ok_or_else(|| Error::new(Kind::Corrupt, "the plan has no resources"))?;
+        crate::volume::mount_all(&self.roots, &self.record)?;
+        let cgroup = Cgroup::create(&prepared.hierarchies, &self.record.cgroup, resources)?;
+        let launched = self.launch_in(&prepared, &cgroup, stdin, terminal_size);
+        launched.map_err(|err| {
             let err = explain_death(err, &cgroup);
             let _ = cgroup.remove();
-            Err(err)
-        }
+            err
+        })
     }
-}
 
-fn launch_in(job: &mut Job, cgroup: &Cgroup) -> Result<(Running, Output, Option<Server>)> {
-    let terminal =
-        job.prepared.plan.spec.process().as_ref().is_some_and(|process| process.terminal() == Some(true));
-    let entrance = cgroup.entrance()?;
-    let cgroup_mounts = cgroup.mounts();
-    let (mut output, mut theirs) = ([None, None], Vec::new());
-    if !terminal {
-        theirs.push(match job.stdin.take() {
-            Some(stdin) => stdin,
-            None => open_null()?,
-        });
-        for ours in &mut output {
-            let (reader, writer) =
-                rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "pipe2(O_CLOEXEC)")?;
-            rustix::fs::fcntl_setfl(&reader, OFlags::NONBLOCK).doing(|| "fcntl(O_NONBLOCK)")?;
-            *ours = Some(reader);
-            theirs.push(writer);
+    fn launch_in(
+        &mut self,
+        prepared: &Prepared,
+        cgroup: &Cgroup,
+        stdin: Stdin,
+        terminal_size: Option<(u16, u16)>,
+    ) -> Result<Vec<String>> {
+        let entrance = cgroup.entrance()?;
+        let cgroup_mounts = cgroup.mounts();
+        let names = Cell::new(None);
+        let network = |netns: BorrowedFd<'_>| {
+            self.joined.attach(&self.roots, &self.record, netns)?;
+            names.set(name_server::open(&self.roots, &self.record, &self.joined.connections, netns)?);
+            Ok(())
+        };
+        let joins = !self.joined.connections.is_empty();
+        let (mut theirs, mut output) = (None, [None, None]);
+        if !self.record.request.config.tty {
+            let (ours, container) = stdio::open(&self.folders, prepared.base, stdin)?;
+            output = ours.map(Some);
+            theirs = Some(container);
         }
-        give_pipes(&theirs, job.prepared.base)?;
+        let Running { child, terminal, warnings, held } = tare_runtime::launch(&Launch {
+            spec: &prepared.plan.spec,
+            rootfs: &prepared.rootfs,
+            user: &prepared.plan.user,
+            init: self.record.request.host_config.init,
+            entrance: &entrance,
+            cgroup_mounts: &cgroup_mounts,
+            filter: prepared.filter.as_ref(),
+            stdio: theirs.as_ref().map(|files| files.each_ref().map(AsFd::as_fd)),
+            terminal_size,
+            bundle: None,
+            network: joins.then_some(&network),
+        })?;
+        self.names = names.take();
+        self.output = output;
+        let status = Status {
+            state: State::Running,
+            pid: child.pid.as_raw_nonzero().get(),
+            pid_began: process::began(child.pid.as_raw_nonzero().get()).unwrap_or(0),
+            base: prepared.base,
+            boot: process::boot_id(),
+            started: Moment::now().to_string(),
+            oom_killed: false,
+            error: String::new(),
+            exit_code: Some(0),
+            stopped: false,
+            ..self.status.clone()
+        };
+        if let Err(err) = terminal
+            .map_or(Ok(()), |terminal| self.take_terminal(terminal))
+            .and_then(|()| self.folders.write_status(&status))
+        {
+            // A container that nobody could find again must not run.
+            let _ = process::signal(child.pidfd.as_fd(), 9);
+            let _ = process::wait(child.pidfd.as_fd());
+            return Err(crate::container::explain_full(err));
+        }
+        self.status = status;
+        self.alive = Some(Alive { pidfd: child.pidfd, held });
+        self.times.settle = Some(Instant::now() + SETTLE);
+        crate::events::emit(&self.roots, &Event::container(&self.record, "start"));
+        Ok(warnings)
     }
-    let stdio = match theirs.as_slice() {
-        [stdin, stdout, stderr] => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
-        _ => None,
-    };
-    let names = Cell::new(None);
-    let network = |netns: BorrowedFd<'_>| {
-        job.prepared.joined.attach(&job.roots, &job.record, netns)?;
-        names.set(name_server::open(&job.roots, &job.record, &job.prepared.joined.connections, netns)?);
+
+    fn take_terminal(&mut self, terminal: OwnedFd) -> Result<()> {
+        rustix::fs::fcntl_setfl(&terminal, OFlags::NONBLOCK).doing(|| "fcntl(O_NONBLOCK)")?;
+        self.output[0] = Some(terminal.try_clone().doing(|| "dup(terminal)")?);
+        self.terminal = Some(terminal);
         Ok(())
-    };
-    let attached = !job.prepared.joined.connections.is_empty();
-    let running = tare_runtime::launch(&Launch {
-        spec: &job.prepared.plan.spec,
-        rootfs: &job.prepared.rootfs,
-        user: &job.prepared.plan.user,
-        init: job.record.request.host_config.init,
-        entrance: &entrance,
-        cgroup_mounts: &cgroup_mounts,
-        filter: job.prepared.filter.as_ref(),
-        stdio,
-        terminal_size: job.terminal_size,
-        network: attached.then_some(&network),
-        bundle: None,
-    })?;
-    if let Some(terminal) = &running.terminal {
-        rustix::fs::fcntl_setfl(terminal, OFlags::NONBLOCK).doing(|| "fcntl(O_NONBLOCK)")?;
-        output[0] = Some(terminal.try_clone().doing(|| "dup(terminal)")?);
     }
-    let status = Status {
-        state: State::Running,
-        pid: running.child.pid.as_raw_nonzero().get(),
-        pid_began: process::began(running.child.pid.as_raw_nonzero().get()).unwrap_or(0),
-        base: job.prepared.base,
-        boot: process::boot_id(),
-        started: Moment::now().to_string(),
-        ..Status::created()
-    };
-    if let Err(err) = job.folders.write_status(&status) {
-        // A container that nobody could find again must not run.
-        let _ = process::signal(running.child.pidfd.as_fd(), 9);
-        let _ = process::wait(running.child.pidfd.as_fd());
-        return Err(crate::container::explain_full(err));
-    }
-    Ok((running, output, names.take()))
-}
 
-/// The container's root gets our pipes, so that it can hand them to its user: `echo > /dev/stdout` opens
-/// them again by name.
-fn give_pipes(pipes: &[OwnedFd], base: Option<u32>) -> Result<()> {
-    let Some(base) = base else { return Ok(()) };
-    for pipe in pipes {
-        let stat = rustix::fs::fstat(pipe).doing(|| "fstat(pipe)")?;
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(base), rustix::fs::Gid::from_raw(base));
-            rustix::fs::fchown(pipe, Some(uid), Some(gid)).doing(|| "fchown(pipe)")?;
+    /// Tells a client of the container's process, with the files to reach it by.
+    fn introduce(&self, client: &mut Client, warnings: Vec<String>) {
+        let files = self.alive.as_ref().map(|alive| alive.pidfd.as_fd());
+        let files: Vec<_> = files.into_iter().chain(self.terminal.as_ref().map(AsFd::as_fd)).collect();
+        client.tell(&Message::Started(warnings), &files);
+    }
+
+    /// Opens the control socket. Without one the container runs, and cannot be talked to.
+    fn listen(&mut self) {
+        let path = self.folders.control();
+        let _ = std::fs::remove_file(&path);
+        self.listener = Channel::listen(&path).ok();
+    }
+
+    /// Works until the container has ended for good and all who wait were told.
+    fn watch(mut self) {
+        while !(self.over && self.clients.iter().all(Client::is_done)) {
+            if !self.turn() {
+                break;
+            }
         }
     }
-    Ok(())
+
+    fn turn(&mut self) -> bool {
+        let (sources, ready) = {
+            let (sources, mut fds) = self.sources();
+            let timeout = self.timeout();
+            match rustix::event::poll(&mut fds, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+            (sources, fds.iter().map(PollFd::revents).collect::<Vec<_>>())
+        };
+        for (source, events) in sources.into_iter().zip(ready) {
+            if !events.is_empty() {
+                self.serve(source, events);
+            }
+        }
+        self.clients.retain(|client| !client.gone);
+        if !self.small && self.times.settle.is_none() && self.clients.is_empty() && self.alive.is_some() {
+            self.times.settle = Some(Instant::now() + SETTLE);
+        }
+        self.on_time(Instant::now());
+        true
+    }
+
+    fn sources(&self) -> (Vec<Source>, Vec<PollFd<'_>>) {
+        let (mut sources, mut fds) = (Vec::new(), Vec::new());
+        let mut add = |source, fd, flags| {
+            sources.push(source);
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
+        };
+        if let Some(alive) = &self.alive {
+            add(Source::Process, alive.pidfd.as_fd(), PollFlags::IN);
+        }
+        if let Some(names) = &self.names {
+            add(Source::Names, names.as_fd(), PollFlags::IN);
+        }
+        if let Some(listener) = &self.listener {
+            add(Source::Control, listener.as_fd(), PollFlags::IN);
+        }
+        for (at, client) in self.clients.iter().enumerate() {
+            let flags = if client.has_more() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            add(Source::Client(at), client.as_fd(), flags);
+        }
+        if self.times.take.is_none() && !self.clients.iter().any(Client::holds_up) {
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                if let Some(file) = &self.output[stream as usize] {
+                    add(Source::Output(stream), file.as_fd(), PollFlags::IN);
+                }
+            }
+        }
+        (sources, fds)
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let Times { settle, flush, kill, restart, take } = self.times;
+        let next = [settle, flush, kill, restart, take].into_iter().flatten().min()?;
+        let left = next.saturating_duration_since(Instant::now());
+        Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        let due = |time: &mut Option<Instant>| time.take_if(|time| *time <= now).is_some();
+        due(&mut self.times.take);
+        if due(&mut self.times.flush) {
+            self.log.finish();
+        }
+        if due(&mut self.times.kill) {
+            self.signal(9);
+        }
+        if due(&mut self.times.restart) {
+            self.begin_again();
+        }
+        if due(&mut self.times.settle) {
+            self.make_small();
+        }
+    }
+
+    fn serve(&mut self, source: Source, events: PollFlags) {
+        match source {
+            Source::Process => self.end(),
+            Source::Control => self.admit(),
+            Source::Client(at) => self.hear(at, events),
+            Source::Output(stream) => self.take_output(stream, false),
+            Source::Names => {
+                if let Some(names) = &mut self.names {
+                    names.serve();
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        if let Ok(channel) = Channel::accept(listener.as_fd()) {
+            self.clients.push(Client::new(channel));
+        }
+    }
+
+    /// Passes on what there is, `all` of it or one piece.
+    fn take_output(&mut self, stream: Stream, all: bool) {
+        let mut buffer = [0; CHUNK];
+        while let Some(file) = &self.output[stream as usize] {
+            match rustix::io::read(file, &mut buffer) {
+                Ok(0) => break,
+                Ok(length) => {
+                    self.log.write(stream, &buffer[..length]);
+                    if self.log.has_rest() {
+                        self.times.flush = Some(Instant::now() + FLUSH);
+                    }
+                    for client in &mut self.clients {
+                        client.pass(stream, &buffer[..length]);
+                    }
+                    if !all {
+                        return;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                // A terminal whose other side is closed answers EIO: its end of file.
+                Err(_) => break,
+            }
+        }
+        self.output[stream as usize] = None;
+    }
+
+    fn signal(&self, number: i32) {
+        let Some(alive) = &self.alive else { return };
+        let _ = process::signal(alive.pidfd.as_fd(), number);
+        crate::events::emit(&self.roots, &Event::container(&self.record, "kill").with("signal", number));
+        if self.status.state == State::Paused && number == 9 {
+            // On cgroup v1 the frozen do not die.
+            let _ = self.cgroup().and_then(|cgroup| cgroup.thaw());
+        }
+    }
+
+    fn cgroup(&self) -> Result<Cgroup> {
+        Ok(Cgroup::open(&Hierarchies::discover()?, &self.record.cgroup))
+    }
+
+    /// Writes the status down. A full disk loses it; the sweep then says what it can.
+    fn note(&self) {
+        let _ = self.folders.write_status(&self.status);
+    }
+
+    /// Its process has ended: writes that down, tells all who wait, and starts it again or cleans up.
+    fn end(&mut self) {
+        let Some(alive) = self.alive.take() else { return };
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.take_output(stream, true);
+        }
+        self.log.finish();
+        let ended = adopt::how_it_ended(&alive.pidfd, self.status.pid);
+        // Before anybody hears of the end: the next one may want the same port or address.
+        // Its sockets hold the network namespace.
+        self.names = None;
+        self.ports.clear();
+        let _ = self.joined.leave(&self.roots);
+        if self.small {
+            crate::network::leave(&self.roots, &self.record.id);
+        }
+        let exit = self.learn(ended);
+        self.times = Times::default();
+        let again = restart::after(
+            &self.record.request.host_config.restart_policy,
+            &mut self.status,
+            self.asked.as_ref(),
+            Instant::now(),
+        );
+        let removed = again.is_none() && self.record.request.host_config.auto_remove;
+        if again.is_none() {
+            crate::volume::unmount_unused(&self.roots, &self.record.id, &self.record.mounts);
+        }
+        if removed {
+            removal::to_trash(&self.roots, &self.record);
+            // Who hears of the end finds its volumes gone.
+            removal::release_volumes(&self.roots, &self.record);
+        } else {
+            self.note();
+        }
+        for client in &mut self.clients {
+            client.ended(exit, again.is_none());
+        }
+        // From here on nobody waits for more than the cleaning up.
+        drop(alive);
+        self.undo_start();
+        match again {
+            Some(when) => {
+                self.times.restart = Some(when);
+                self.terminal = None;
+                if matches!(self.asked, Some(Asked::Restart)) {
+                    self.begin_again();
+                }
+            }
+            None => self.leave(removed),
+        }
+    }
+
+    fn undo_start(&self) {
+        if let Ok(cgroup) = self.cgroup()
+            && cgroup.remove().is_err()
+        {
+            // Processes that do not die with PID 1: it shared the pid namespace of another.
+            let _ = cgroup.kill();
+            let _ = cgroup.remove();
+        }
+        removal::release_range(&self.roots, &self.record.id, &self.status);
+    }
+
+    /// Nothing is left to be in charge of.
+    fn leave(&mut self, removed: bool) {
+        self.over = true;
+        self.listener = None;
+        self.output = [None, None];
+        if removed {
+            removal::delete_trash(&self.roots, &self.record.id);
+        } else {
+            removal::delete_run_folder(&self.folders);
+        }
+        self.lock.release();
+        for client in &mut self.clients {
+            client.close_when_told();
+        }
+    }
+
+    /// How it ended, as it is told and written down.
+    fn learn(&mut self, ended: Option<Ended>) -> Exit {
+        let code = ended.map_or(255, Ended::code);
+        // Asked only after a failure: a container that ended well was not killed.
+        let events =
+            if code == 0 { None } else { self.cgroup().and_then(|group| group.memory_events()).ok() };
+        let exit = Exit {
+            code,
+            unknown: ended.is_none(),
+            oom_killed: events.as_ref().is_some_and(|events| events.oom_kills > 0),
+            memory_limit: self.record.request.host_config.memory.max(0) as u64,
+        };
+        let lived = self.lived();
+        if exit.oom_killed {
+            crate::events::emit(&self.roots, &Event::container(&self.record, "oom"));
+        }
+        let event = Event::container(&self.record, "die").with("exitCode", code);
+        crate::events::emit(&self.roots, &event.with("execDuration", lived.as_secs()));
+        self.status.state = State::Exited;
+        self.status.pid = 0;
+        self.status.finished = Moment::now().to_string();
+        self.status.exit_code = ended.map(Ended::code);
+        self.status.oom_killed = exit.oom_killed;
+        self.status.error = match ended {
+            Some(_) => String::new(),
+            None => "its monitor was killed, so nobody saw how it ended".to_owned(),
+        };
+        exit
+    }
+
+    fn lived(&self) -> Duration {
+        let began = Moment::parse(&self.status.started).map_or(0, |moment| moment.0);
+        Duration::from_nanos(u64::try_from(Moment::now().0.saturating_sub(began)).unwrap_or(0))
+    }
+
+    /// Starts it again: `restart`, or a restart policy.
+    fn begin_again(&mut self) {
+        self.times.restart = None;
+        let engine = Engine::new(self.roots.clone());
+        let prepared = self.folders.record().and_then(|record| {
+            self.record = record;
+            let (plan, shared, hierarchies) = engine.decide(&self.record, &self.folders)?;
+            engine.prepare(&self.record, &self.folders, plan, shared, hierarchies)
+        });
+        let stdin = Stdin::of(&self.record, None);
+        let begun = prepared.and_then(|prepared| self.begin(prepared, stdin, None));
+        let asked = self.asked.take();
+        match begun {
+            Ok(_) => {
+                self.small = false;
+                for client in &mut self.clients {
+                    client.done(&Ok(()));
+                }
+                if asked.is_some() {
+                    crate::events::emit(&self.roots, &Event::container(&self.record, "restart"));
+                }
+            }
+            Err(err) => {
+                for client in &mut self.clients {
+                    client.done(&Err(err.clone()));
+                }
+                crate::start::failed(&self.folders, &err);
+                self.leave(false);
+            }
+        }
+    }
+
+    /// Executes itself again, unless somebody is attached, whose channel would be lost.
+    fn make_small(&mut self) {
+        if self.small || !self.clients.is_empty() || self.alive.is_none() || self.asked.is_some() {
+            return;
+        }
+        self.log.finish();
+        if self.joined.keep_over_exec().is_err() {
+            return;
+        }
+        let terminal = self.terminal.as_ref().map(AsFd::as_fd);
+        adopt::execute_again(
+            &self.roots,
+            &self.record.id,
+            self.lock.as_fd(),
+            terminal,
+            self.listener.as_ref().map(AsFd::as_fd),
+        );
+        // It did not work: a monitor that is too large is still one.
+        self.small = true;
+    }
 }
 
 /// A set-up that dies for want of memory looks like any other death; the cgroup knows better.
@@ -337,156 +692,4 @@ fn explain_death(err: Error, cgroup: &Cgroup) -> Error {
         }
         _ => err,
     }
-}
-
-fn tell(client: &mut Option<Channel>, message: &Message, files: &[BorrowedFd<'_>]) {
-    // A command that was killed is no reason to stop.
-    if client.as_ref().is_some_and(|channel| channel.send(&message.encode(), files).is_err()) {
-        *client = None;
-    }
-}
-
-/// Passes output on until the container has ended and all that it wrote is read.
-fn relay(
-    running: &Running,
-    mut output: Output,
-    log: &mut Writer,
-    client: &mut Option<Channel>,
-    names: &mut Option<Server>,
-) {
-    let mut buffer = vec![0; CHUNK];
-    let mut ended = false;
-    while !ended {
-        let Some(ready) = wait_for(running, &output, client.as_ref(), names.as_ref()) else { break };
-        ended = ready.ended;
-        if ready.names
-            && let Some(names) = names
-        {
-            names.serve();
-        }
-        if ready.client
-            && let Some(channel) = client
-        {
-            match channel.receive(&mut buffer) {
-                Ok(Some(_)) if buffer[0] == Stream::Stdout as u8 + 1 => output[0] = None,
-                Ok(Some(_)) => output[1] = None,
-                Ok(None) | Err(_) => *client = None,
-            }
-        }
-        for (slot, stream) in output.iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
-            let Some(fd) = slot else { continue };
-            // Once it has ended, all that is left is read, ready or not.
-            let wanted = ended || ready.output[stream as usize];
-            if wanted && take_output(fd, stream, ended, &mut buffer, log, client) {
-                *slot = None;
-            }
-        }
-    }
-    log.finish();
-}
-
-/// Passes on what there is, `all` of it or one piece; says whether that was its end.
-fn take_output(
-    file: &OwnedFd,
-    stream: Stream,
-    all: bool,
-    buffer: &mut [u8],
-    log: &mut Writer,
-    client: &mut Option<Channel>,
-) -> bool {
-    loop {
-        match rustix::io::read(file, &mut *buffer) {
-            Ok(0) => return true,
-            Ok(length) => {
-                log.write(stream, &buffer[..length]);
-                if client.is_some() {
-                    tell(client, &Message::Output(stream, buffer[..length].to_vec()), &[]);
-                }
-                if !all {
-                    return false;
-                }
-            }
-            Err(Errno::AGAIN | Errno::INTR) => return false,
-            // A terminal whose other side is closed answers EIO: its end of file.
-            Err(_) => return true,
-        }
-    }
-}
-
-/// What is to be done.
-struct Ready {
-    /// The container's PID 1 has ended.
-    ended: bool,
-    /// The command says something, or is gone.
-    client: bool,
-    /// Somebody asks the name server.
-    names: bool,
-    /// There is output, or its end.
-    output: [bool; 2],
-}
-
-/// Adds a file, if there is one, and answers its place in the list.
-fn add<'a>(fds: &mut Vec<PollFd<'a>>, file: Option<&'a impl AsFd>) -> Option<usize> {
-    fds.push(PollFd::new(file?, PollFlags::IN));
-    Some(fds.len() - 1)
-}
-
-/// Waits until there is something to do; `None` where that cannot be waited for.
-fn wait_for(
-    running: &Running,
-    output: &Output,
-    client: Option<&Channel>,
-    names: Option<&Server>,
-) -> Option<Ready> {
-    let mut fds = vec![PollFd::new(&running.child.pidfd, PollFlags::IN)];
-    let client = add(&mut fds, client);
-    let names = add(&mut fds, names);
-    let output = [add(&mut fds, output[0].as_ref()), add(&mut fds, output[1].as_ref())];
-    loop {
-        match rustix::event::poll(&mut fds, None) {
-            Ok(_) => break,
-            Err(Errno::INTR) => continue,
-            Err(_) => return None,
-        }
-    }
-    let is = |slot: Option<usize>| slot.is_some_and(|at| !fds[at].revents().is_empty());
-    Some(Ready { ended: is(Some(0)), client: is(client), names: is(names), output: output.map(is) })
-}
-
-/// Writes down how it ended, and frees its name if it is to be removed.
-fn report(job: &Job, cgroup: &Cgroup, ended: Ended) -> Exit {
-    let code = ended.code();
-    // Asked only after a failure: a container that ended well was not killed.
-    let events = if code == 0 { None } else { cgroup.memory_events().ok() };
-    let exit = Exit {
-        code,
-        oom_killed: events.as_ref().is_some_and(|events| events.oom_kills > 0),
-        memory_limit: job.record.request.host_config.memory.max(0) as u64,
-    };
-    tell_of_death(job, &exit);
-    if job.record.request.host_config.auto_remove {
-        removal::to_trash(&job.roots, &job.record);
-    } else if let Ok(Some(status)) = job.folders.status() {
-        let status = Status {
-            state: State::Exited,
-            pid: 0,
-            finished: Moment::now().to_string(),
-            exit_code: Some(code),
-            oom_killed: exit.oom_killed,
-            ..status
-        };
-        // A full disk loses the exit code; the sweep then says that it is not known.
-        let _ = job.folders.write_status(&status);
-    }
-    exit
-}
-
-fn tell_of_death(job: &Job, exit: &Exit) {
-    if exit.oom_killed {
-        crate::events::emit(&job.roots, &Event::container(&job.record, "oom"));
-    }
-    let started = job.folders.status().ok().flatten().and_then(|status| Moment::parse(&status.started));
-    let lived = started.map_or(0, |started| Moment::now().seconds() - started.seconds());
-    let event = Event::container(&job.record, "die");
-    crate::events::emit(&job.roots, &event.with("exitCode", exit.code).with("execDuration", lived));
 }

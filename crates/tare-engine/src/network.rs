@@ -8,7 +8,7 @@
 //! has left.
 
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -297,6 +297,13 @@ impl Joined {
         limit(record, &self.connections, netns)
     }
 
+    /// Keeps its ports when this program is executed again.
+    pub fn keep_over_exec(&self) -> Result<()> {
+        self.reserved.iter().filter_map(|port| port.socket.as_ref()).try_for_each(|port| {
+            rustix::io::fcntl_setfd(port, rustix::io::FdFlags::empty()).doing(|| "fcntl(port, F_SETFD)")
+        })
+    }
+
     /// Gives all back. Failures are for the next sweep.
     pub fn leave(&mut self, roots: &Roots) -> Result<()> {
         self.reserved.clear();
@@ -332,7 +339,26 @@ fn limit(record: &Record, connections: &[Connection], netns: BorrowedFd<'_>) -> 
     if limits.is_empty() { Ok(()) } else { rate::hold(limits, connections, netns) }
 }
 
-/// Takes containers off their networks that are not there any more.
+/// The name server of a container that runs, for a monitor that takes over.
+pub fn reopen_names(roots: &Roots, record: &Record, pid: i32) -> Option<tare_network::names::Server> {
+    if !roots.run.join("networks").exists() {
+        return None;
+    }
+    let netns = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
+    let connections = networks(roots).connections(&record.id).ok()?;
+    crate::name_server::open(roots, record, &connections, netns.as_fd()).ok().flatten()
+}
+
+/// Takes a container off its networks, as its record there tells them.
+pub fn leave(roots: &Roots, id: &str) {
+    if roots.run.join("networks").exists() {
+        // Failures are for the next sweep.
+        let networks = networks(roots);
+        let _ = networks.connections(id).and_then(|connections| networks.detach(&connections));
+    }
+}
+
+/// Gives back what those hold who do not run.
 pub fn sweep_networks(roots: &Roots) {
     if !roots.run.join("networks").exists() {
         return;

@@ -88,7 +88,8 @@ pub fn delete_trash(roots: &Roots, id: &str) {
 
 /// Deletes the run folder of a container that does not run. The caller is in charge of it.
 pub fn delete_run_folder(folders: &Folders) {
-    delete(&folders.run, &["hosts", "hostname", "resolv.conf", "networks.json"]);
+    let names = ["control", "stdin", "stdout", "stderr", "hosts", "hostname", "resolv.conf", "networks.json"];
+    delete(&folders.run, &names);
 }
 
 /// What a container that wrote nothing has in its folder, children before parents. Most short-lived ones are

@@ -159,6 +159,8 @@ pub struct HostConfig {
     pub rootfs: String,
     /// Remove the container when it ends.
     pub auto_remove: bool,
+    /// When to start it again by itself.
+    pub restart_policy: RestartPolicy,
     /// Capabilities to add, with or without `CAP_`; `ALL`.
     pub cap_add: Vec<String>,
     /// Capabilities to drop.
@@ -233,6 +235,16 @@ pub struct HostConfig {
     /// Write limits in operations per second.
     #[serde(rename = "BlkioDeviceWriteIOps")]
     pub blkio_device_write_iops: Vec<ThrottleDevice>,
+}
+
+/// When a container that has ended is started again by itself (Docker's `RestartPolicy`).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RestartPolicy {
+    /// `no` (also empty), `on-failure`, `always`, `unless-stopped`.
+    pub name: String,
+    /// Of `on-failure`: how often at most; 0: no limit.
+    pub maximum_retry_count: i64,
 }
 
 /// One `--mount` (Docker's `Mount`).

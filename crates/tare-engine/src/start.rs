@@ -15,18 +15,20 @@ use tare_runtime::rootfs::Rootfs;
 use tare_runtime::seccomp;
 use tare_sys::{Context, Error, Kind, Result};
 
-use crate::attach::{Attachment, Sink};
+use crate::attach::{Attachment, Keys, Sink};
 use crate::container::{Folders, Lock, Record, State, Status};
 use crate::create::Created;
 use crate::engine::{Engine, need_root, not_running};
-use crate::monitor::{self, Job, Message};
+use crate::monitor::message::Message;
+use crate::monitor::{self, Job};
 use crate::network::Joined;
 use crate::policy::{self, ImageSays, Plan, Share};
 use crate::range::Range;
+use crate::stdio::{self, Stdin};
 use crate::{facts, files, host_image, removal};
 
 /// What of the container the caller wants to have.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Attach {
     /// Pass our stdin on.
     pub stdin: bool,
@@ -34,6 +36,8 @@ pub struct Attach {
     pub stdout: bool,
     /// Show its stderr.
     pub stderr: bool,
+    /// Keys that leave a terminal.
+    pub keys: Keys,
 }
 
 /// A container that was started.
@@ -173,25 +177,22 @@ impl Engine {
     ) -> Result<Started> {
         let attached = attach.stdin || attach.stdout || attach.stderr;
         let tty = record.request.config.tty;
-        let (mut stdin_reader, mut stdin_writer) = (None, None);
-        if record.request.config.open_stdin && !tty {
-            let (reader, writer) =
-                rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "pipe2(O_CLOEXEC)")?;
-            (stdin_reader, stdin_writer) = (Some(reader), Some(writer));
-        }
-        // A detached container with -i keeps its stdin open, so that somebody can attach to it later.
-        let kept_stdin = if attach.stdin { None } else { stdin_writer.take() };
+        let (stdin_reader, stdin_writer) = match record.request.config.open_stdin && attach.stdin && !tty {
+            true => stdio::stdin_once(&folders).map(|(reader, writer)| (Some(reader), Some(writer)))?,
+            false => (None, None),
+        };
         let terminal_size = tty.then(|| tare_sys::tty::size(rustix::stdio::stdin())).flatten();
+        let (id, roots) = (folders.id.clone(), self.roots.clone());
         let job = Job {
+            stdin: Stdin::of(&record, stdin_reader),
             roots: self.roots.clone(),
             folders,
             record,
             prepared,
             lock,
             fresh,
-            stdin: stdin_reader,
-            kept_stdin,
             terminal_size,
+            wants: [attach.stdout, attach.stderr],
             attached,
         };
         let stdin = rustix::stdio::stdin();
@@ -223,6 +224,10 @@ impl Engine {
             _ => Sink::None,
         };
         Ok(Started::Attached(Attachment {
+            roots,
+            id,
+            starter: true,
+            keys: attach.keys,
             channel,
             pidfd,
             stdin,

@@ -1,4 +1,4 @@
-//! Ending containers: `kill`, `stop`, `restart`, `rm`, and waiting for it.
+//! The verbs on a container that runs: `kill`, `stop`, `restart`, `pause`, `unpause`, `wait`; and `rm`.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use tare_sys::{Context, Error, Kind, Result};
 use crate::container::{Folders, Status};
 use crate::engine::{Engine, not_running};
 use crate::events::Event;
+use crate::monitor::message::{Exit, Message, Order};
+use crate::start::Attach;
 use crate::{removal, sweep};
 
-/// Seconds that `stop` waits where neither the caller nor the container says otherwise.
-const STOP_TIMEOUT: u32 = 10;
 /// How long a command waits for a monitor to finish its work after the container's death.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -21,11 +21,18 @@ impl Engine {
     pub fn kill(&self, container: &str, signal: i32) -> Result<()> {
         let folders = self.find(container)?;
         let status = folders.status()?.unwrap_or_else(Status::created);
-        let pidfd = status.process().ok_or_else(|| not_running(container))?;
-        process::signal(pidfd.as_fd(), signal)?;
-        self.emit(&Event::container(&folders.record()?, "kill").with("signal", signal));
+        if status.process().is_none() {
+            return Err(not_running(container));
+        }
+        let end = self.connect(&folders)?;
+        Order::Wait.send(&end)?;
+        self.order(&folders, &Order::Kill(signal)).map_err(|err| named(err, container))?;
         if signal == 9 {
-            self.wait_until_gone(pidfd.as_fd(), &folders)?;
+            while let Ok(Some((message, _))) = Message::receive(&end, &mut Message::buffer()) {
+                if let Message::Ended(_) = message {
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -33,20 +40,73 @@ impl Engine {
     /// Asks it to stop, and kills it after `timeout` seconds. One that has ended is no error.
     pub fn stop(&self, container: &str, signal: Option<i32>, timeout: Option<u32>) -> Result<()> {
         let folders = self.find(container)?;
-        let record = folders.record()?;
-        let status = folders.status()?.unwrap_or_else(Status::created);
-        let Some(pidfd) = status.process() else { return Ok(()) };
-        let signal = signal.unwrap_or(record.stop_signal);
-        process::signal(pidfd.as_fd(), signal)?;
-        self.emit(&Event::container(&record, "kill").with("signal", signal));
-        let timeout = timeout.or(record.request.config.stop_timeout).unwrap_or(STOP_TIMEOUT);
-        if !ends_within(pidfd.as_fd(), Duration::from_secs(timeout.into()))? {
-            process::signal(pidfd.as_fd(), 9)?;
-            self.emit(&Event::container(&record, "kill").with("signal", 9));
+        if !folders.has_somebody() {
+            return Ok(());
         }
-        self.wait_until_gone(pidfd.as_fd(), &folders)?;
+        let record = folders.record()?;
+        match self.order(&folders, &Order::Stop(signal, timeout.map(milliseconds))) {
+            // It has just ended by itself.
+            Err(err) if err.kind() == Kind::Conflict => {}
+            result => result.doing(|| format!("stop {container}"))?,
+        }
         self.emit(&Event::container(&record, "stop"));
         Ok(())
+    }
+
+    /// Stops it and starts it again; one that does not run is started.
+    pub fn restart(&self, container: &str, signal: Option<i32>, timeout: Option<u32>) -> Result<()> {
+        let folders = self.find(container)?;
+        if folders.has_somebody() {
+            match self.order(&folders, &Order::Restart(signal, timeout.map(milliseconds))) {
+                // It has just ended by itself.
+                Err(err) if err.kind() == Kind::Conflict => {}
+                result => return result.doing(|| format!("restart {container}")),
+            }
+        }
+        self.start_again(container, Attach::default())?;
+        self.emit(&Event::container(&folders.record()?, "restart"));
+        Ok(())
+    }
+
+    /// Freezes all its processes.
+    pub fn pause(&self, container: &str) -> Result<()> {
+        self.order(&self.find(container)?, &Order::Pause).map_err(|err| named(err, container))
+    }
+
+    /// Lets them go on.
+    pub fn unpause(&self, container: &str) -> Result<()> {
+        self.order(&self.find(container)?, &Order::Unpause).map_err(|err| named(err, container))
+    }
+
+    /// Waits until it does not run, and tells how it ended.
+    pub fn wait(&self, container: &str) -> Result<Exit> {
+        let folders = self.find(container)?;
+        loop {
+            if folders.has_somebody() {
+                match self.connect(&folders) {
+                    Ok(channel) => {
+                        Order::Wait.send(&channel)?;
+                        while let Some((message, _)) = Message::receive(&channel, &mut Message::buffer())? {
+                            if let Message::Ended(exit) = message {
+                                return Ok(exit);
+                            }
+                        }
+                    }
+                    Err(err) if err.kind() == Kind::Conflict => {}
+                    Err(err) => return Err(err.context(format!("wait for {container}"))),
+                }
+                // The monitor was killed, or ended just now: look again.
+                sweep::sweep(&self.roots)?;
+                continue;
+            }
+            let status = folders.status()?.unwrap_or_else(Status::created);
+            return Ok(Exit {
+                code: status.exit_code.unwrap_or(255),
+                unknown: status.exit_code.is_none(),
+                oom_killed: status.oom_killed,
+                memory_limit: 0,
+            });
+        }
     }
 
     /// Removes it; with `force` even when it runs, with `volumes` also the volumes that were made for it and have no
@@ -57,14 +117,21 @@ impl Engine {
             Err(err) if force && err.kind() == Kind::NotFound => return Ok(()),
             found => found?,
         };
-        let process = folders.status().ok().flatten().and_then(|status| status.process());
-        if let Some(pidfd) = process {
+        let status = folders.status().ok().flatten();
+        let process = status.as_ref().and_then(Status::process);
+        let restarts = status.is_some_and(|status| status.restarts());
+        if process.is_some() || restarts || (force && folders.has_somebody()) {
             if !force {
-                return Err(Error::new(Kind::Conflict, format!("remove {container}: it is running"))
+                let doing = if restarts { "restarting" } else { "running" };
+                return Err(Error::new(Kind::Conflict, format!("remove {container}: it is {doing}"))
                     .hint(format!("stop it first (`tare stop {container}`), or use --force")));
             }
-            process::signal(pidfd.as_fd(), 9)?;
-            self.wait_until_gone(pidfd.as_fd(), &folders)?;
+            let ordered = self.order(&folders, &Order::Stop(Some(9), Some(0)));
+            if let (Err(_), Some(pidfd)) = (ordered, process) {
+                // A monitor that cannot be talked to does not keep it alive.
+                process::signal(pidfd.as_fd(), 9)?;
+                ends_within(pidfd.as_fd(), PATIENCE)?;
+            }
         }
         self.wait_until_settled(&folders)?;
         let _lock = folders.lock_or_make().doing(|| format!("remove {container}"))?;
@@ -80,12 +147,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Waits until a process that was told to end has ended, and that is written down.
-    fn wait_until_gone(&self, pidfd: std::os::fd::BorrowedFd<'_>, folders: &Folders) -> Result<()> {
-        ends_within(pidfd, PATIENCE)?;
-        self.wait_until_settled(folders)
     }
 
     /// Waits until nobody is in charge: the monitor has written down the end and cleaned up.
@@ -112,6 +173,15 @@ impl Engine {
         }
         sweep::sweep(&self.roots)
     }
+}
+
+fn milliseconds(seconds: u32) -> u64 {
+    u64::from(seconds) * 1000
+}
+
+/// The monitor does not know by which name its container was called.
+fn named(err: Error, container: &str) -> Error {
+    err.context(container.to_owned())
 }
 
 fn ends_within(pidfd: std::os::fd::BorrowedFd<'_>, time: Duration) -> Result<bool> {

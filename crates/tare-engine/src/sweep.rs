@@ -7,18 +7,19 @@
 //! |---|---|
 //! | in the trash | removed to the end |
 //! | half made: no `status.json` | removed: nobody was told of it |
-//! | running, and its process is alive | left alone: a dead monitor does not stop a container |
+//! | running, and its process is alive, or about to be started again | a new monitor takes over |
 //! | running, and its process is gone | recorded as ended with an unknown exit code, its kernel objects undone; removed if it was to be |
 //! | created or ended, with a run folder | killed on the way to a start or from an end: what the start made is undone |
 //! | an id range, an address, a published port held by one that does not run | given back |
 
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tare_sys::{Kind, Result};
 
 use crate::container::{Folders, Record, Roots, State, Status};
 use crate::events;
+use crate::monitor;
 use crate::range::Range;
 use crate::removal::{self, names};
 use tare_sys::time::Moment;
@@ -63,13 +64,13 @@ pub fn sometimes(roots: &Roots) {
 
 fn tend(roots: &Roots, id: &str, in_trash: bool) {
     let folders = roots.folders(id);
-    let _lock = match folders.lock() {
+    let lock = match folders.lock() {
         Ok(Some(lock)) => lock,
         // Somebody is in charge, or it cannot be told: leave it.
         Ok(None) => return,
         // One that does not run needs no run folder; one that is said to run has lost it to a reboot.
         Err(err) if err.kind() == Kind::NotFound => {
-            let rests = |status: Status| !status.runs();
+            let rests = |status: Status| !status.runs() && status.state != State::Restarting;
             if !in_trash && folders.status().is_ok_and(|status| status.is_some_and(rests)) {
                 return;
             }
@@ -98,14 +99,19 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
     let Ok(status) = folders.status() else { return };
     match status {
         None => removal::discard(roots, &record),
-        Some(status) if status.runs() => {
+        Some(status) if status.restarts() => {
+            let _ = monitor::adopt::start(roots, id, &lock);
+        }
+        Some(status) if status.runs() || status.state == State::Restarting => {
             if status.process().is_some() {
+                // The container does not notice: what it wrote waits in its FIFOs.
+                let _ = monitor::adopt::start(roots, id, &lock);
                 return;
             }
             if record.request.host_config.auto_remove {
                 return removal::discard(roots, &record);
             }
-            let ended = Status {
+            let mut ended = Status {
                 state: State::Exited,
                 pid: 0,
                 finished: Moment::now().to_string(),
@@ -113,7 +119,22 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
                 error: "its monitor was killed, so nobody saw how it ended".to_owned(),
                 ..status
             };
-            if folders.write_status(&ended).is_ok() {
+            // What is to be started again after a boot is `tare system boot`'s affair.
+            let again = ended.boot == tare_sys::process::boot_id()
+                && monitor::restart::after(
+                    &record.request.host_config.restart_policy,
+                    &mut ended,
+                    None,
+                    Instant::now(),
+                )
+                .is_some();
+            if folders.write_status(&ended).is_err() {
+                return;
+            }
+            removal::remove_cgroup(&record);
+            if again {
+                let _ = monitor::adopt::start(roots, id, &lock);
+            } else {
                 // As in inspect: nobody saw it.
                 events::emit(roots, &events::Event::container(&record, "die").with("exitCode", 255));
                 put_away(&record, &folders);

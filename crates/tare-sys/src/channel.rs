@@ -79,6 +79,13 @@ impl Channel {
         }
     }
 
+    /// Sends one message, or says `EAGAIN` where the other end has not read enough.
+    pub fn offer(&self, bytes: &[u8]) -> rustix::io::Result<()> {
+        let mut control = SendAncillaryBuffer::default();
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
+    }
+
     fn try_send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
         let mut space = Vec::<MaybeUninit<u8>>::new();
         if !files.is_empty() {

@@ -162,6 +162,34 @@ pub fn wait(pidfd: BorrowedFd<'_>) -> Result<Ended> {
     }
 }
 
+/// How a process has ended that somebody else reaped, by a pidfd that was opened before; `None`: it has not been
+/// reaped yet (`PIDFD_GET_INFO`, Linux 6.15; `ENOTTY` or `EINVAL` before).
+pub fn ended(pidfd: BorrowedFd<'_>) -> Result<Option<Ended>> {
+    /// The first version of the kernel's `struct pidfd_info` (linux/pidfd.h).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const GET_INFO: libc::c_ulong = 0xC040_FF0B;
+    const EXIT: u64 = 1 << 3;
+    let mut info = Info { mask: EXIT, ..Info::default() };
+    // SAFETY: the number says that the structure has 64 bytes, and it has; it outlives the call.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO as _, &raw mut info) };
+    check(result.into()).doing(|| "ioctl(pidfd, PIDFD_GET_INFO)")?;
+    if info.mask & EXIT == 0 {
+        return Ok(None);
+    }
+    Ok(Some(if libc::WIFSIGNALED(info.exit_code) {
+        Ended::Killed(libc::WTERMSIG(info.exit_code))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(info.exit_code) as u8)
+    }))
+}
+
 /// Reaps any child that has ended; `None` when none has. For an init.
 pub fn reap_any() -> Result<Option<(Pid, Ended)>> {
     let mut status: libc::c_int = 0;
@@ -317,6 +345,21 @@ pub fn began(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// How a process ended that waits to be reaped; `None` where it does not (proc_pid_stat(5), field 52).
+pub fn zombie(pid: i32) -> Option<Ended> {
+    let stat = crate::path::read_short(&format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+    if fields.next()? != "Z" {
+        return None;
+    }
+    let status: i32 = fields.nth(48)?.parse().ok()?;
+    Some(if libc::WIFSIGNALED(status) {
+        Ended::Killed(libc::WTERMSIG(status))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(status) as u8)
+    })
+}
+
 /// The kernel's name for this boot.
 pub fn boot_id() -> String {
     crate::path::read_short("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
@@ -378,6 +421,20 @@ pub fn close_from_but(first: RawFd, kept: &[BorrowedFd<'_>]) -> Result<()> {
         next = fd + 1;
     }
     close_from(next)
+}
+
+/// The files from `first` on that this program was started with. To be asked before it opens any itself, and once.
+pub fn inherited(first: RawFd) -> Result<Vec<OwnedFd>> {
+    let entries = std::fs::read_dir("/proc/self/fd").doing(|| "list /proc/self/fd")?;
+    let numbers: Vec<RawFd> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    // The listing's own file is closed by now.
+    let is_open = |fd: &RawFd| {
+        // SAFETY: F_SETFD takes no pointer; the number need not be open.
+        *fd >= first && check(unsafe { libc::fcntl(*fd, libc::F_SETFD, libc::FD_CLOEXEC) }.into()).is_ok()
+    };
+    // SAFETY: open, and by the caller's promise no value of this program owns them.
+    Ok(numbers.into_iter().filter(is_open).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
 }
 
 /// Ends the process at once, without unwinding or flushing what the parent buffered.

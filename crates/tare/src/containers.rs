@@ -108,7 +108,12 @@ pub fn pretty(value: &Value) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn signal(text: &str) -> Parsed<i32> {
+/// Seconds to wait; -1, as in Docker, for ever.
+pub fn seconds(text: &str) -> Parsed<u32> {
+    parse::number(-1, i64::from(u32::MAX))(text).map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX))
+}
+
+pub fn signal(text: &str) -> Parsed<i32> {
     tare_engine::signal_number(text).ok_or_else(|| "there is no such signal".to_owned())
 }
 
@@ -156,8 +161,7 @@ fn remove(engine: &Engine, given: &Given) -> Result<u8> {
 
 fn stop(engine: &Engine, given: &Given) -> Result<u8> {
     let signal = given.value("signal", signal)?;
-    let timeout =
-        given.value("timeout", parse::number(0, i64::from(u32::MAX)))?.map(|seconds| seconds as u32);
+    let timeout = given.value("timeout", seconds)?;
     Ok(each(&given.words(), |word| {
         engine.stop(word, signal, timeout)?;
         say(&format!("{word}\n"))

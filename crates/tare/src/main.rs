@@ -5,6 +5,7 @@
 //! Called as `tare-oci` it is an OCI runtime instead, a drop-in for runc: see `oci`.
 #![forbid(unsafe_code)]
 
+mod attach;
 mod carry;
 mod containers;
 mod copy;
@@ -21,6 +22,7 @@ mod images;
 mod import;
 mod info;
 mod inspect;
+mod life;
 mod login;
 mod network;
 mod oci;
@@ -46,6 +48,12 @@ static ARENA: tare_sys::arena::Arena = tare_sys::arena::Arena::new();
 
 fn main() -> std::process::ExitCode {
     let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    let code = if oci::is_called(&words) { oci::dispatch(words) } else { tree::dispatch(words) };
+    let code = if words.first().is_some_and(|name| name == tare_engine::MONITOR) {
+        u8::from(tare_engine::monitor_main(&words).is_err())
+    } else if oci::is_called(&words) {
+        oci::dispatch(words)
+    } else {
+        tree::dispatch(words)
+    };
     std::process::ExitCode::from(code)
 }

@@ -11,7 +11,7 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use crate::flag::Given;
 use crate::tree::Verb;
-use crate::{failure, human, pull, terminal};
+use crate::{attach, failure, human, pull, terminal};
 
 mod flags;
 mod request;
@@ -90,8 +90,12 @@ fn run(engine: &Engine, given: &Given) -> Result<u8> {
     let config = &request.config;
     // A terminal's signals come as characters: Ctrl-C reaches the process through its own terminal.
     let sig_proxy = given.maybe("sig-proxy")?.unwrap_or(true) && !config.tty;
-    let attach =
-        Attach { stdin: config.attach_stdin, stdout: config.attach_stdout, stderr: config.attach_stderr };
+    let attach = Attach {
+        stdin: config.attach_stdin,
+        stdout: config.attach_stdout,
+        stderr: config.attach_stderr,
+        keys: attach::keys(given)?,
+    };
     if config.tty && attach.stdin && !io::stdin().is_terminal() {
         return Err(Error::new(Kind::Usage, "the input device is not a TTY")
             .hint("leave out -t (--tty) when stdin is a file or a pipe"));
@@ -120,9 +124,7 @@ fn run(engine: &Engine, given: &Given) -> Result<u8> {
         terminal::say(&format!("{id}\n"))?;
     }
     let Some(attachment) = attachment else { return Ok(0) };
-    let exit = attachment.relay(sig_proxy)?;
-    explain(&exit);
-    Ok(exit.code)
+    attach::follow(attachment, sig_proxy)
 }
 
 /// Says why, where the exit code alone would leave a person guessing.

@@ -5,9 +5,9 @@ use std::io::{self, IsTerminal};
 use tare_engine::{Attach, Engine, Started};
 use tare_sys::{Error, Kind, Result};
 
+use crate::attach;
 use crate::failure::{self, each};
 use crate::flag::{Flag, Given};
-use crate::run;
 use crate::terminal::say;
 use crate::tree::Verb;
 
@@ -19,12 +19,7 @@ pub static START: Verb = Verb {
     words_end_options: false,
     flags: &[
         Flag::switch("attach", "Attach stdout and stderr, and pass signals on").short('a'),
-        Flag::one(
-            "detach-keys",
-            "string",
-            "ctrl-a,d",
-            "Keys that leave the container (usually ctrl-p,ctrl-q)",
-        ),
+        attach::DETACH_KEYS,
         Flag::switch("interactive", "Attach the container's stdin").short('i'),
     ],
     act: start,
@@ -38,7 +33,11 @@ fn start(engine: &Engine, given: &Given) -> Result<u8> {
             return Err(Error::new(Kind::Usage, "only one container can be attached to at a time")
                 .hint("start the others without --attach and --interactive"));
         };
-        return start_attached(engine, container, Attach { stdin, stdout: true, stderr: true });
+        return start_attached(
+            engine,
+            container,
+            Attach { stdin, stdout: true, stderr: true, keys: attach::keys(given)? },
+        );
     }
     Ok(each(&given.words(), |word| {
         if let Some(Started::Detached(warnings)) = engine.start_again(word, Attach::default())? {
@@ -59,7 +58,5 @@ fn start_attached(engine: &Engine, container: &str, attach: Attach) -> Result<u8
         return Err(Error::new(Kind::Conflict, format!("the container {container} is running already")));
     };
     std::mem::take(&mut attachment.warnings).iter().for_each(|warning| failure::warn(warning));
-    let exit = attachment.relay(!is("Tty"))?;
-    run::explain(&exit);
-    Ok(exit.code)
+    attach::follow(attachment, !is("Tty"))
 }

@@ -15,8 +15,8 @@ use crate::events;
 use crate::failure;
 use crate::flag::{self, Flag, Given};
 use crate::{
-    carry, containers, copy, disk, export, help, image_copy, images, import, info, inspect, login, network,
-    prune, ps, pull, registry, run, start, terminal, update, verify, volume,
+    attach, carry, containers, copy, disk, export, help, image_copy, images, import, info, inspect, life,
+    login, network, prune, ps, pull, registry, run, start, terminal, update, verify, volume,
 };
 
 /// One thing that can be done.
@@ -74,6 +74,7 @@ pub static COMMON: &[Place] = &[
 
 /// The other verbs at the top.
 pub static OTHERS: &[Place] = &[
+    place("attach", &attach::ATTACH),
     place("commit", &export::COMMIT),
     place("cp", &copy::COPY),
     place("create", &run::CREATE),
@@ -88,8 +89,11 @@ pub static OTHERS: &[Place] = &[
     place("login", &login::LOGIN),
     place("logout", &login::LOGOUT),
     place("logs", &containers::LOGS),
+    place("pause", &life::PAUSE),
     place("port", &network::PORT),
     place("push", &pull::PUSH),
+    place("rename", &life::RENAME),
+    place("restart", &life::RESTART),
     place("rm", &containers::REMOVE),
     place("rmi", &images::REMOVE),
     place("save", &carry::SAVE),
@@ -97,7 +101,9 @@ pub static OTHERS: &[Place] = &[
     place("start", &start::START),
     place("stop", &containers::STOP),
     place("tag", &carry::TAG),
+    place("unpause", &life::UNPAUSE),
     place("update", &update::UPDATE),
+    place("wait", &life::WAIT),
 ];
 
 /// The kinds of objects. A new group also gets a row in `command`.
@@ -107,6 +113,7 @@ const CONTAINER: Group = Group {
     name: "container",
     about: "Manage containers",
     places: &[
+        place("attach", &attach::ATTACH),
         place("commit", &export::COMMIT),
         place("cp", &copy::COPY),
         place("create", &run::CREATE),
@@ -117,11 +124,16 @@ const CONTAINER: Group = Group {
         place("logs", &containers::LOGS),
         place("port", &network::PORT),
         Place { name: "ls", also: &["list", "ps"], verb: &ps::PS },
+        place("pause", &life::PAUSE),
+        place("rename", &life::RENAME),
+        place("restart", &life::RESTART),
         Place { name: "rm", also: &["remove"], verb: &containers::REMOVE },
         place("run", &run::RUN),
         place("start", &start::START),
         place("stop", &containers::STOP),
+        place("unpause", &life::UNPAUSE),
         place("update", &update::UPDATE),
+        place("wait", &life::WAIT),
     ],
 };
 

@@ -1,5 +1,6 @@
 //! The options of `tare run` and `tare create`, in the order of the help.
 
+use crate::attach;
 use crate::flag::Flag;
 
 pub const FLAGS: &[Flag] = &[
@@ -18,7 +19,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::one("cpuset-cpus", "string", "0-3", "CPUs to run on (0-3, 0,1)"),
     Flag::one("cpuset-mems", "string", "0,1", "Memory nodes to use (0-3, 0,1)"),
     Flag::switch("detach", "Run in the background and print the container's ID").short('d'),
-    Flag::one("detach-keys", "string", "ctrl-a,d", "Keys that leave the container (usually ctrl-p,ctrl-q)"),
+    attach::DETACH_KEYS,
     Flag::many("device", "/dev/fuse", "Add a host device (/dev/x[:/dev/y][:rwm])"),
     Flag::many("device-cgroup-rule", "'c 42:* rmw'", "Add a rule to the list of devices that may be used"),
     Flag::many("device-read-bps", "/dev/sda:1mb", "Limit reading from a device, in bytes per second"),
@@ -91,6 +92,12 @@ pub const FLAGS: &[Flag] = &[
     Flag::switch("quiet", "Do not show how far the pull is").short('q'),
     Flag::switch("read-only", "Make the container's root file system read-only"),
     Flag::switch("rm", "Remove the container when it ends"),
+    Flag::one(
+        "restart",
+        "string",
+        "on-failure:3",
+        "Start it again when it ends (no|on-failure[:max]|always|unless-stopped)",
+    ),
     Flag::one("rootfs", "dir", "./root", "Use this folder as the root file system; there is no IMAGE then"),
     Flag::many("security-opt", "no-new-privileges", "Security options"),
     Flag::one("shm-size", "bytes", "128m", "Size of /dev/shm (usually 64m)"),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tare_engine::request::{
     Config, CreateRequest, Empty, EndpointSettings, HostConfig, NetworkLimits, NetworkingConfig, PortBinding,
-    TimeOffsets,
+    RestartPolicy, TimeOffsets,
 };
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -143,6 +143,7 @@ fn host_config(given: &Given) -> Result<HostConfig> {
         container_id_file: owned(given, "cidfile"),
         cgroup_parent: owned(given, "cgroup-parent"),
         auto_remove: given.on("rm")?,
+        restart_policy: given.value("restart", restart_policy)?.unwrap_or_default(),
         group_add: given.strings("group-add"),
         dns: given.values("dns", parse::ip)?,
         dns_options: given.strings("dns-option"),
@@ -154,6 +155,22 @@ fn host_config(given: &Given) -> Result<HostConfig> {
         devices: given.values("device", device::device)?,
         ..HostConfig::default()
     })
+}
+
+/// `no`, `always`, `unless-stopped`, `on-failure[:MAX]`.
+pub fn restart_policy(text: &str) -> Parsed<RestartPolicy> {
+    let (name, most) = text.split_once(':').map_or((text, None), |(name, most)| (name, Some(most)));
+    let maximum_retry_count = match most {
+        None => 0,
+        Some(_) if name != "on-failure" => return Err("a maximum goes with on-failure only".to_owned()),
+        Some(most) => parse::number(0, i64::from(i32::MAX))(most)?,
+    };
+    match name {
+        "" | "no" | "on-failure" | "always" | "unless-stopped" => {
+            Ok(RestartPolicy { name: name.to_owned(), maximum_retry_count })
+        }
+        _ => Err("it is no, on-failure[:max], always or unless-stopped".to_owned()),
+    }
 }
 
 /// Namespaces and what weakens or strengthens the wall.
@@ -336,6 +353,9 @@ fn contradictions(request: &CreateRequest) -> Result<()> {
             "--cpus contradicts --cpu-period and --cpu-quota: they set the same limit",
         )
         .hint("--cpus 1.5 is the same as --cpu-period 100000 --cpu-quota 150000"));
+    }
+    if host.auto_remove && !["", "no"].contains(&host.restart_policy.name.as_str()) {
+        return Err(Error::new(Kind::Usage, "conflicting options: cannot specify both --restart and --rm"));
     }
     if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
         return Err(Error::new(

@@ -1,0 +1,43 @@
+//! `rename`.
+
+use tare_sys::{Error, Kind, Result};
+
+use crate::container::Status;
+use crate::engine::Engine;
+use crate::events::Event;
+use crate::monitor::message::Order;
+use crate::name;
+
+impl Engine {
+    /// Gives a container another name; what is running in it does not notice.
+    pub fn rename(&self, container: &str, new: &str) -> Result<()> {
+        let new = new.trim_start_matches('/');
+        name::check(new)?;
+        let folders = self.find(container)?;
+        let mut record = folders.record()?;
+        if record.name == new {
+            return Err(Error::new(
+                Kind::Usage,
+                "renaming a container with the same name as its current name",
+            ));
+        }
+        self.roots.claim_name(new, &record.id)?;
+        let old = std::mem::replace(&mut record.name, new.to_owned());
+        if let Err(err) = folders.write_record(&record) {
+            self.roots.release_name(new, &record.id);
+            return Err(err);
+        }
+        self.roots.release_name(&old, &record.id);
+        self.emit(&Event::container(&record, "rename").with("oldName", &old));
+        self.tell_monitor(&folders)
+    }
+
+    /// Tells a monitor, where there is one, that `container.json` has changed.
+    pub(crate) fn tell_monitor(&self, folders: &crate::container::Folders) -> Result<()> {
+        let status = folders.status()?.unwrap_or_else(Status::created);
+        match status.runs() || status.restarts() {
+            true => self.order(folders, &Order::Reread),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What a container without a terminal reads from and writes to: FIFOs in its run folder.
+//!
+//! ```text
+//! <run>/containers/<id>/stdin  stdout  stderr
+//! ```
+//!
+//! The container holds its outputs open for reading as well. So when its monitor is killed, nothing breaks: what it
+//! writes waits in the FIFO (64 KiB, then the writer waits) until a new monitor opens it. A stdin that nobody is to end
+//! is held open for writing by the container as well; one that ends with its writer is not.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use tare_sys::{Context, Result};
+
+use crate::container::{Folders, Record};
+use crate::log::Stream;
+
+/// What a container reads from.
+#[derive(Debug)]
+pub enum Stdin {
+    /// Nothing.
+    Null,
+    /// What any number of writers write, one after the other; it has no end.
+    Kept,
+    /// What one writer writes; it ends with that.
+    Once(OwnedFd),
+}
+
+impl Stdin {
+    /// What this container's is to be; `reader`: where somebody is there to write, and to end it.
+    pub fn of(record: &Record, reader: Option<OwnedFd>) -> Stdin {
+        match reader {
+            Some(reader) => Stdin::Once(reader),
+            None if record.request.config.open_stdin => Stdin::Kept,
+            None => Stdin::Null,
+        }
+    }
+}
+
+/// `/dev/null`, for both ways.
+pub fn open_null() -> Result<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| "open(\"/dev/null\")")
+}
+
+fn name(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    }
+}
+
+/// Opens one, making it where it is not there.
+fn fifo(folders: &Folders, name: &str, flags: OFlags) -> Result<OwnedFd> {
+    let path = folders.run.join(name);
+    let what = || format!("open the FIFO {}", path.display());
+    let open = || rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty());
+    match open() {
+        Err(Errno::NOENT) => {
+            let mode = Mode::from_raw_mode(0o600);
+            match rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, mode, 0) {
+                Ok(()) | Err(Errno::EXIST) => open().doing(what),
+                Err(errno) => Err(errno).doing(|| format!("mknod {}", path.display())),
+            }
+        }
+        opened => opened.doing(what),
+    }
+}
+
+/// Our ends of the outputs, and the container's three files.
+pub fn open(folders: &Folders, base: Option<u32>, stdin: Stdin) -> Result<([OwnedFd; 2], [OwnedFd; 3])> {
+    let stdin = match stdin {
+        Stdin::Null => open_null()?,
+        Stdin::Kept => give(fifo(folders, "stdin", OFlags::RDWR)?, base)?,
+        Stdin::Once(reader) => give(reader, base)?,
+    };
+    let out = give(fifo(folders, "stdout", OFlags::RDWR)?, base)?;
+    let err = give(fifo(folders, "stderr", OFlags::RDWR)?, base)?;
+    let ours = [reader(folders, Stream::Stdout)?, reader(folders, Stream::Stderr)?];
+    Ok((ours, [stdin, out, err]))
+}
+
+/// Our end of an output.
+pub fn reader(folders: &Folders, stream: Stream) -> Result<OwnedFd> {
+    fifo(folders, name(stream), OFlags::RDONLY | OFlags::NONBLOCK)
+}
+
+/// Both ends of a stdin that ends with its writer.
+pub fn stdin_once(folders: &Folders) -> Result<(OwnedFd, OwnedFd)> {
+    // Open for both ways first, so that neither of the others waits.
+    let _both = fifo(folders, "stdin", OFlags::RDWR)?;
+    Ok((fifo(folders, "stdin", OFlags::RDONLY)?, fifo(folders, "stdin", OFlags::WRONLY)?))
+}
+
+/// Another end to write to its stdin by; an error where it does not read.
+pub fn stdin_writer(folders: &Folders) -> Result<OwnedFd> {
+    fifo(folders, "stdin", OFlags::WRONLY | OFlags::NONBLOCK)
+}
+
+/// The container's root gets its FIFOs, so that it can hand them to its user: `echo > /dev/stdout` opens them again.
+fn give(file: OwnedFd, base: Option<u32>) -> Result<OwnedFd> {
+    if let Some(base) = base {
+        let (uid, gid) = (Uid::from_raw(base), Gid::from_raw(base));
+        rustix::fs::fchown(file.as_fd(), Some(uid), Some(gid)).doing(|| "fchown(FIFO)")?;
+    }
+    Ok(file)
+}

@@ -1,0 +1,119 @@
+//! A monitor may die: another one takes over, and nothing is lost.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tare_tests::process::Process;
+use tare_tests::{Host, eventually};
+
+/// The monitors of this host's containers, and whatever else of tare works on its roots.
+fn engine(host: &Host) -> Vec<Process> {
+    let mark = format!("TARE_ROOT={}", host.root().display());
+    let ours = |process: &Process| process.file("environ").split('\0').any(|word| word == mark);
+    Process::all().into_iter().filter(ours).filter(Process::is_alive).collect()
+}
+
+fn kill_monitors(host: &Host) {
+    for process in engine(host) {
+        process.kill();
+    }
+    eventually("the monitors are dead", || engine(host).is_empty());
+}
+
+const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done";
+
+#[test]
+fn output_of_a_container_whose_monitor_is_killed_is_not_lost() {
+    let host = Host::new();
+    let id = host.detached(&[], COUNT);
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(300));
+        kill_monitors(&host);
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(host.status(&id), "running");
+        eventually("there is a monitor again", || engine(&host).len() == 1);
+    }
+    host.tare(["stop", "-t", "0", &id]).run().ok();
+    let log = host.tare(["logs", &id]).run().ok();
+    let lines: Vec<u32> = log.lines().map(|line| line.parse().expect("a number")).collect();
+    let count = u32::try_from(lines.len()).unwrap();
+    assert!(lines.iter().copied().eq(1..=count), "{lines:?}");
+}
+
+#[test]
+fn the_exit_code_is_known_to_the_monitor_that_took_over() {
+    let host = Host::new();
+    let id = host
+        .detached(&["--name", "box"], "trap 'echo bye; exit 7' TERM; echo on; while :; do sleep 0.05; done");
+    eventually("it is on", || host.tare(["logs", "box"]).run().stdout() == "on");
+    kill_monitors(&host);
+    host.tare(["ps"]).run().ok();
+    let waiting = host.tare(["wait", "box"]).start();
+    tare_tests::process::signal(host.pid("box"), Signal::TERM);
+    assert_eq!(waiting.wait().ok(), "7");
+    eventually("it has ended", || host.status(&id) == "exited");
+    assert_eq!(host.inspect("box")["State"]["ExitCode"], 7);
+    assert_eq!(host.tare(["logs", "box"]).run().ok(), "on\nbye");
+}
+
+#[test]
+fn a_foreground_run_goes_on_with_the_monitor_that_took_over() {
+    let host = Host::new();
+    host.busybox();
+    let script = "for i in $(seq 1 60); do echo $i; sleep 0.03; done; exit 9";
+    let running = host.tare(["run", "--rm", "busybox", "sh", "-c", script]).start();
+    let command = running.id();
+    eventually("it runs", || !host.tare(["ps", "-q"]).run().stdout().is_empty());
+    std::thread::sleep(Duration::from_millis(300));
+    for process in engine(&host) {
+        if process.id != command {
+            process.kill();
+        }
+    }
+    let out = running.wait();
+    out.fails(9);
+    let wanted: Vec<String> = (1..=60).map(|number: i32| number.to_string()).collect();
+    assert_eq!(out.stdout(), wanted.join("\n"));
+    assert!(host.containers().is_empty());
+}
+
+#[test]
+fn a_restart_policy_goes_on_after_its_monitor_was_killed() {
+    let host = Host::new();
+    host.detached(&["--name", "box", "--restart", "always"], "sleep 60");
+    kill_monitors(&host);
+    let first = host.pid("box");
+    tare_tests::process::signal(first, Signal::KILL);
+    eventually("it runs again", || host.status("box") == "running" && host.pid("box") != first);
+    // Both at once.
+    let second = host.pid("box");
+    kill_monitors(&host);
+    tare_tests::process::signal(second, Signal::KILL);
+    eventually("it runs again", || host.status("box") == "running" && host.pid("box") != second);
+    host.tare(["rm", "-f", "box"]).run().ok();
+}
+
+#[test]
+fn an_idle_monitor_is_small_and_sleeps() {
+    let host = Host::new();
+    host.detached(&[], "sleep 60");
+    std::thread::sleep(Duration::from_millis(1500));
+    let monitors = engine(&host);
+    let [monitor] = &monitors[..] else { panic!("one monitor, not {}", monitors.len()) };
+    let memory = monitor.file("smaps_rollup");
+    let dirty = memory.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
+    let dirty: u32 = dirty.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(dirty <= 300, "{dirty} kB");
+    let switches = || {
+        monitor
+            .file("status")
+            .lines()
+            .filter(|line| line.contains("ctxt_switches"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let before = switches();
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(switches(), before, "it woke up");
+}
