@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use tare_cgroup::Hierarchies;
-use tare_image::ImageConfig;
+use tare_image::{ImageConfig, Platform};
 use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -16,7 +16,7 @@ use crate::engine::{Engine, need_root};
 use crate::events::Event;
 use crate::policy::{self, ImageSays, Plan, Share};
 use crate::request::CreateRequest;
-use crate::{facts, host_image, name, removal, sweep, volume};
+use crate::{facts, host_image, name, removal, storage, sweep, volume};
 
 /// A container that was made and not started yet.
 pub struct Created {
@@ -79,6 +79,11 @@ impl Engine {
                 .hint("use a name such as SIGTERM, or a number")
         })?;
 
+        let size = storage::size(&request.host_config.storage_opt)?;
+        if size != 0 && image.id.is_empty() {
+            return Err(Error::new(Kind::Usage, "--storage-opt size: this container has no writable layer on disk")
+                .hint("it goes with an image; what a container of \"host\" writes is in memory, so --memory limits it"));
+        }
         let lock = folders.make().map_err(crate::container::explain_full)?;
         // From here on there is something to undo.
         let mut undo = Undo { roots: &self.roots, id: id.clone(), name: None, armed: true };
@@ -89,7 +94,7 @@ impl Engine {
             "" => Path::new("/tare"),
             parent => Path::new(parent),
         };
-        let record = Record {
+        let mut record = Record {
             name: name.clone(),
             created: Moment::now().to_string(),
             image_id: image.id,
@@ -101,9 +106,10 @@ impl Engine {
             request,
             image: image.config,
             mounts: facts.mounts,
+            project: 0,
         };
         if !record.image_id.is_empty() {
-            folders.make_writable_layer().map_err(crate::container::explain_full)?;
+            record.project = folders.make_writable_layer(size).map_err(crate::container::explain_full)?;
         }
         if volumes.want_content() {
             volumes.fill(&self.roots, &id, &self.rootfs(&record, &folders)?)?;
@@ -160,7 +166,19 @@ impl Engine {
         if config.image == host_image::NAME {
             return Ok(Found { config: shell, ..Found::default() });
         }
-        let record = self.images()?.resolve(&config.image)?;
+        let images = self.images()?;
+        let record = images.resolve(&config.image)?;
+        if !request.platform.is_empty() {
+            let wanted = Platform::parse(&request.platform)?;
+            let found = images.list()?.into_iter().find(|image| image.id.to_string() == record.image_id);
+            if let Some(image) = found.filter(|image| !image.platform.serves(&wanted)) {
+                return Err(Error::new(Kind::NotFound, format!(
+                    "image {} was found but does not match the specified platform: wanted {wanted}, actual: {}",
+                    config.image, image.platform
+                ))
+                .hint("pull it for that platform: tare pull --platform …"));
+            }
+        }
         Ok(Found { id: record.image_id, layers: record.layers, config: record.config })
     }
 }

@@ -29,6 +29,9 @@ pub fn gather(request: &CreateRequest, hierarchies: &Hierarchies) -> Result<Fact
     if host.nano_cpus != 0 {
         facts.cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     }
+    if !host.timezone.is_empty() {
+        facts.zone = Some(zone(&host.timezone)?);
+    }
     for mapping in &host.devices {
         devices(mapping, &mut facts.devices)?;
     }
@@ -52,6 +55,20 @@ pub fn gather(request: &CreateRequest, hierarchies: &Hierarchies) -> Result<Fact
         facts.profile = Some(read_profile(&path)?);
     }
     Ok(facts)
+}
+
+/// The host's file of a time zone.
+fn zone(name: &str) -> Result<PathBuf> {
+    let path = match name {
+        "local" => PathBuf::from("/etc/localtime"),
+        name => Path::new("/usr/share/zoneinfo").join(name),
+    };
+    let plain = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if plain && path.is_file() {
+        return Ok(path);
+    }
+    Err(Error::new(Kind::Usage, format!("--tz {name}: unknown time zone"))
+        .hint("use a name below /usr/share/zoneinfo of this machine, or local"))
 }
 
 /// Docker masks the thermal throttle counters of each CPU (GHSA-6fw5-f8r9-fgfm); most virtual machines have

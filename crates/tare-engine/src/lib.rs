@@ -48,6 +48,7 @@ mod root;
 mod start;
 mod stdio;
 mod stop;
+mod storage;
 mod sweep;
 mod update;
 mod volume;

@@ -30,6 +30,7 @@ use crate::request::{Config, CreateRequest, Ulimit};
 pub use mounts::mount_points;
 pub use namespaces::{Share, Sharing, sharing};
 pub use network::check_network;
+pub use resources::change as change_of_resources;
 pub use security::{Seccomp, security};
 pub use volumes::MountPoint;
 
@@ -80,6 +81,8 @@ pub struct Facts {
     pub has_swap: bool,
     /// Logical CPUs online.
     pub cpus: u32,
+    /// The file of the time zone asked for.
+    pub zone: Option<PathBuf>,
     /// Its volumes, and what it took over from other containers.
     pub mounts: Vec<MountPoint>,
     /// Where the generated `/etc/hosts` and its two companions lie.
@@ -141,11 +144,13 @@ impl Plan {
 pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result<Plan> {
     let (config, host) = (&request.config, &request.host_config);
     let sharing = sharing(host)?;
+    check_runtime(&host.runtime)?;
     check_network(host)?;
     let mut warnings = Vec::new();
     let secure = security(host)?;
     let hostname = hostname(request, &facts.id);
-    let process = process(config, host.ulimits.as_slice(), image, &hostname, host.oom_score_adj, &secure)?;
+    let process =
+        process(config, host.ulimits.as_slice(), image, &hostname, host.oom_score_adj, &secure, &host.umask)?;
     let profile = match (&secure.seccomp, &facts.profile) {
         (security::Seccomp::Unconfined, _) => None,
         (_, Some(profile)) => Some(profile.clone()),
@@ -192,6 +197,9 @@ pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result
         .linux(linux)
         .build()
         .map_err(spec_error)?;
+    if !host.annotations.is_empty() {
+        spec.set_annotations(Some(host.annotations.clone().into_iter().collect()));
+    }
     if sharing.uts == Share::Private {
         spec.set_hostname(Some(hostname));
         spec.set_domainname((!config.domainname.is_empty()).then(|| config.domainname.clone()));
@@ -235,12 +243,15 @@ fn process(
     hostname: &str,
     oom_score_adj: i32,
     secure: &security::Secure,
+    umask_text: &str,
 ) -> Result<Process> {
     let args = command(config, image);
     if args.is_empty() {
         return Err(Error::new(Kind::Usage, "no command to run: neither the image nor the request has one")
             .hint("name a command after the image: tare run IMAGE COMMAND"));
     }
+    let mut user = UserBuilder::default().build().map_err(spec_error)?;
+    user.set_umask(umask(umask_text)?);
     let cwd = match (config.working_dir.as_str(), image.working_dir.as_str()) {
         ("", "") => "/",
         ("", image) => image,
@@ -248,7 +259,7 @@ fn process(
     };
     let mut process = ProcessBuilder::default()
         .terminal(config.tty)
-        .user(UserBuilder::default().build().map_err(spec_error)?)
+        .user(user)
         .args(args)
         .env(environment(config, image, hostname))
         .cwd(cwd)
@@ -265,6 +276,26 @@ fn process(
         process.set_oom_score_adj(Some(oom_score_adj));
     }
     Ok(process)
+}
+
+fn umask(text: &str) -> Result<Option<u32>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match u32::from_str_radix(text, 8) {
+        Ok(mask) if mask <= 0o777 => Ok(Some(mask)),
+        _ => Err(Error::new(Kind::Usage, format!("--umask {text}: not an octal number up to 0777"))
+            .hint("for example: --umask 0027")),
+    }
+}
+
+/// The only runtime there is; Docker's usual one is as good a name for it.
+fn check_runtime(name: &str) -> Result<()> {
+    match name {
+        "" | "tare" | "tare-oci" | "runc" | "io.containerd.runc.v2" => Ok(()),
+        name => Err(Error::new(Kind::Unsupported, format!("unknown or invalid runtime name: {name}"))
+            .hint("tare runs containers itself; leave out --runtime")),
+    }
 }
 
 /// Docker's order: the defaults, the image's, the request's; a later one takes the place of an earlier one of

@@ -52,6 +52,7 @@ pub fn empty(roots: &Roots, id: &str) {
         }
         // Killed before it was written down, but perhaps not before it had claimed something.
         _ => {
+            let _ = volume::unmount(&folder.join("rw"));
             release_claims(roots, id);
             volume::discard_anonymous(roots, id, &folder);
         }
@@ -67,12 +68,13 @@ pub fn mark_volumes(folders: &Folders) {
     let _ = fs::File::create(folders.state.join(WITH_VOLUMES));
 }
 
-/// Gives up the volumes of a container in the trash; those that were made for it go, if it or its remover said so.
+/// Gives up the volumes of a container in the trash, and what limits its layer; those that were made for it go, if it or its remover said so.
 pub fn release_volumes(roots: &Roots, record: &Record) {
+    let folder = roots.state.join("trash").join(&record.id);
+    crate::storage::release(record, &folder);
     if record.mounts.is_empty() {
         return;
     }
-    let folder = roots.state.join("trash").join(&record.id);
     volume::unmount_unused(roots, &record.id, &record.mounts);
     if record.request.host_config.auto_remove || folder.join(WITH_VOLUMES).exists() {
         volume::discard_anonymous(roots, &record.id, &folder);

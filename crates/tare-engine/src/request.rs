@@ -15,6 +15,8 @@ pub use tare_network::rate::Limits as NetworkLimits;
 pub struct CreateRequest {
     /// The name asked for; empty: one is made up.
     pub name: String,
+    /// `linux/amd64`: the image has to be for this; empty: whatever it is for.
+    pub platform: String,
     /// What runs.
     pub config: Config,
     /// On what terms it runs on this host.
@@ -125,6 +127,18 @@ pub struct HostConfig {
     /// `SOURCE:DESTINATION[:OPTIONS]`, as `--volume` takes them. A source that begins with `/` is a host path, any
     /// other the name of a volume.
     pub binds: Vec<String>,
+    /// Driver of volumes that have to be made; empty: `local`.
+    pub volume_driver: String,
+    /// `size`: how large the writable layer may grow.
+    pub storage_opt: BTreeMap<String, String>,
+    /// Notes for whoever reads the spec.
+    pub annotations: BTreeMap<String, String>,
+    /// The OCI runtime; empty: tare's own, which is the only one.
+    pub runtime: String,
+    /// Mode bits that new files do not get, octal; empty: 022. A tare extension, after Podman's.
+    pub umask: String,
+    /// Time zone (`Europe/Berlin`, or `local`); empty: the image's. A tare extension, after Podman's.
+    pub timezone: String,
     /// `CONTAINER[:ro|rw]`, whose volumes and binds this one gets as well.
     pub volumes_from: Vec<String>,
     /// Mounts, as `--mount` takes them.

@@ -273,6 +273,9 @@ impl Engine {
             return Ok(Rootfs::Host { veil: host_image::veil(Path::new("/"))? });
         }
         let images = self.images()?;
+        if !host.storage_opt.is_empty() {
+            crate::storage::mount(folders)?;
+        }
         Ok(Rootfs::Layers {
             lower: std::iter::once(images.mount_points())
                 .chain(record.layers.iter().map(|layer| images.layer_path(layer)))

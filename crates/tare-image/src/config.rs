@@ -117,6 +117,13 @@ impl Platform {
         }
     }
 
+    /// Whether an image for this platform is what somebody who asks for `wanted` means, who may leave out the variant.
+    pub fn serves(&self, wanted: &Platform) -> bool {
+        self.os == wanted.os
+            && self.architecture == wanted.architecture
+            && (wanted.variant.is_none() || self.variant == wanted.variant)
+    }
+
     /// Reads `linux/arm64`, `linux/arm/v7`, or `arm64` alone; [`Kind::Usage`] for anything else.
     pub fn parse(text: &str) -> Result<Platform> {
         let bad = |why: &str| {

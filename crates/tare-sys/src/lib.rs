@@ -16,6 +16,7 @@ pub mod disk;
 pub mod error;
 pub mod exe;
 pub mod link;
+pub mod loop_device;
 pub mod mount;
 pub mod netlink;
 pub mod path;

@@ -44,9 +44,16 @@ pub static CREATE: Verb = Verb {
 /// Creates the container, and pulls its image if `--pull` says so.
 fn make(engine: &Engine, request: CreateRequest, given: &Given) -> Result<Created> {
     let image = request.config.image.clone();
+    let options = PullOptions { platform: given.text("platform").map(str::to_owned) };
+    if given.on("replace")? {
+        if request.name.is_empty() {
+            return Err(Error::new(Kind::Usage, "cannot replace container without --name being set"));
+        }
+        engine.remove(&request.name, true, false)?;
+    }
     let fetch = || {
         let tell = |line: &str| terminal::complain(line);
-        pull::fetch(engine, &image, &PullOptions::default(), given.on("quiet")?, &tell).map(drop)
+        pull::fetch(engine, &image, &options, given.on("quiet")?, &tell).map(drop)
     };
     let missing = match given.text("pull") {
         None | Some("missing") => true,
@@ -119,12 +126,21 @@ fn run(engine: &Engine, given: &Given) -> Result<u8> {
         Started::Attached(mut attachment) => (std::mem::take(&mut attachment.warnings), Some(attachment)),
     };
     id_file.into_iter().for_each(IdFile::keep);
+    if let Some(path) = given.text("pidfile").filter(|path| !path.is_empty()) {
+        write_pid(engine, &id, path)?;
+    }
     warnings.iter().for_each(|warning| failure::warn(warning));
     if silent {
         terminal::say(&format!("{id}\n"))?;
     }
     let Some(attachment) = attachment else { return Ok(0) };
     attach::follow(attachment, sig_proxy)
+}
+
+/// Writes the number of the container's first process. One that has ended meanwhile has none any more: 0.
+fn write_pid(engine: &Engine, id: &str, path: &str) -> Result<()> {
+    let pid = engine.inspect(id).ok().and_then(|container| container["State"]["Pid"].as_i64()).unwrap_or(0);
+    std::fs::write(path, pid.to_string()).doing(|| format!("--pidfile: write {path}"))
 }
 
 /// Says why, where the exit code alone would leave a person guessing.

@@ -75,6 +75,10 @@ pub fn mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Resu
                 .map_err(spec_error)?,
         );
     }
+    if let Some(zone) = &facts.zone {
+        let zone = zone.to_string_lossy();
+        list.push(mount("/etc/localtime", "bind", &zone, &["bind", "ro", "rprivate"])?);
+    }
     // The caller's word goes over ours, except for what the container cannot be without.
     for mine in &own {
         let target = mine.destination();

@@ -40,6 +40,58 @@ pub fn resources(host: &HostConfig, facts: &Facts, warnings: &mut Vec<String>) -
     Ok(resources)
 }
 
+/// What has to be written for these limits to become those: no more than what differs, and for what is no longer
+/// limited that it is not.
+pub fn change(from: &HostConfig, to: &HostConfig, facts: &Facts) -> Result<LinuxResources> {
+    if to.memory_swap > 0 && to.memory > to.memory_swap && from.memory_swap == to.memory_swap {
+        return Err(usage(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time".into(),
+            "give --memory-swap as well: it is memory plus swap, or -1",
+        ));
+    }
+    let (before, mut after) =
+        (resources(from, facts, &mut Vec::new())?, resources(to, facts, &mut Vec::new())?);
+    after.set_devices(None);
+    let lifted = |before: Option<i64>, after: Option<i64>| match (before, after) {
+        (Some(_), None) => Some(-1),
+        (_, after) => after,
+    };
+    if before.memory() == after.memory() {
+        after.set_memory(None);
+    } else {
+        let old = before.memory().unwrap_or_default();
+        let new = after.memory_mut().get_or_insert_with(Default::default);
+        let (limit, reservation) =
+            (lifted(old.limit(), new.limit()), lifted(old.reservation(), new.reservation()));
+        new.set_limit(limit);
+        new.set_reservation(reservation);
+    }
+    if before.cpu() == after.cpu() {
+        after.set_cpu(None);
+    } else {
+        let old = before.cpu().clone().unwrap_or_default();
+        let new = after.cpu_mut().get_or_insert_with(Default::default);
+        let quota = lifted(old.quota(), new.quota());
+        new.set_quota(quota);
+        if old.shares().is_some() && new.shares().is_none() {
+            new.set_shares(Some(1024));
+        }
+    }
+    if before.pids() == after.pids() {
+        after.set_pids(None);
+    } else if after.pids().is_none() {
+        after.set_pids(Some(LinuxPidsBuilder::default().limit(-1).build().map_err(spec_error)?));
+    }
+    if before.block_io() == after.block_io() {
+        after.set_block_io(None);
+    } else if let Some(io) = after.block_io_mut() {
+        // Rates of devices are not among what is updated.
+        *io =
+            LinuxBlockIoBuilder::default().weight(io.weight().unwrap_or(500)).build().map_err(spec_error)?;
+    }
+    Ok(after)
+}
+
 fn memory(host: &HostConfig, facts: &Facts) -> Result<Option<oci_spec::runtime::LinuxMemory>> {
     let HostConfig { memory, memory_swap, memory_reservation, .. } = *host;
     if memory < 0 || memory_reservation < 0 || memory_swap < -1 {

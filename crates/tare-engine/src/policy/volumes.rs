@@ -62,6 +62,7 @@ pub fn wanted<'a>(
     inherited: Vec<MountPoint>,
 ) -> Result<Vec<Wanted>> {
     let host = &request.host_config;
+    check_driver(&host.volume_driver)?;
     let mut own = Vec::new();
     // Where something is mounted that is no volume.
     let mut taken: Vec<PathBuf> = Vec::new();

@@ -94,14 +94,14 @@ fn is_running(roots: &Roots, id: &str) -> bool {
 }
 
 /// Whether something is mounted there.
-pub(super) fn is_mounted(path: &Path) -> Result<bool> {
+pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
     let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
         .doing(|| format!("statx({path:?})"))?;
     Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Takes away what is mounted there, if anything.
-pub(super) fn unmount(path: &Path) -> Result<()> {
+pub(crate) fn unmount(path: &Path) -> Result<()> {
     loop {
         match rustix::mount::unmount(path, rustix::mount::UnmountFlags::NOFOLLOW) {
             Ok(()) => continue,

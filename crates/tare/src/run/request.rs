@@ -19,6 +19,7 @@ const ANY: i64 = i64::MAX;
 pub fn request(given: &Given) -> Result<CreateRequest> {
     let request = CreateRequest {
         name: owned(given, "name"),
+        platform: owned(given, "platform"),
         config: config(given)?,
         host_config: HostConfig {
             rootfs: rootfs(given)?,
@@ -27,6 +28,7 @@ pub fn request(given: &Given) -> Result<CreateRequest> {
         networking_config: networking(given)?,
     };
     contradictions(&request)?;
+    refusals(given)?;
     Ok(request)
 }
 
@@ -138,6 +140,12 @@ fn host_config(given: &Given) -> Result<HostConfig> {
     Ok(HostConfig {
         binds: volumes(given)?.0,
         volumes_from: given.strings("volumes-from"),
+        volume_driver: owned(given, "volume-driver"),
+        storage_opt: given.values("storage-opt", parse::pair("option"))?.into_iter().collect(),
+        annotations: given.values("annotation", parse::pair("annotation"))?.into_iter().collect(),
+        runtime: owned(given, "runtime"),
+        umask: owned(given, "umask"),
+        timezone: owned(given, "tz"),
         mounts: given.values("mount", mount::mount)?,
         tmpfs: given.values("tmpfs", mount::tmpfs)?.into_iter().collect(),
         container_id_file: owned(given, "cidfile"),
@@ -342,6 +350,21 @@ fn rootfs(given: &Given) -> Result<String> {
         path.into_os_string().into_string().map_err(|path| format!("{path:?} is not UTF-8"))
     };
     Ok(given.value("rootfs", absolute)?.unwrap_or_default())
+}
+
+/// What Docker knows and this engine does not do; what is harmless to pass over is.
+fn refusals(given: &Given) -> Result<()> {
+    if given.text("gpus").is_some_and(|text| !text.is_empty()) {
+        return Err(Error::new(Kind::Unsupported, "--gpus: device requests are not supported yet")
+            .hint("name the devices: --device /dev/dri, or --device /dev/nvidia0 --device /dev/nvidiactl"));
+    }
+    if let Some(text) = given.text("isolation").filter(|text| !["", "default"].contains(text)) {
+        return Err(given.wrong("isolation", text, "there is only default on Linux"));
+    }
+    if given.value("kernel-memory", parse::bytes_or_unlimited)?.is_some() {
+        crate::failure::warn("--kernel-memory is ignored: Linux 5.16 took the limit away");
+    }
+    given.on("disable-content-trust").map(drop)
 }
 
 /// Options that are fine one by one, but not together.
