@@ -5,16 +5,40 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use rustix::fs::FlockOperation;
+use tare_cgroup::{Cgroup, Hierarchies};
 use tare_network::rate::{self, Limits};
 use tare_network::{Folders, Networks};
 use tare_sys::{Context, Result};
 
 use crate::engine::Engine;
-use crate::policy;
+use crate::request::HostConfig;
+use crate::{facts, policy};
 
 /// What is to be different; `None`: as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
+    /// Memory limit, bytes; -1: none.
+    pub memory: Option<i64>,
+    /// Memory plus swap; -1: unlimited.
+    pub memory_swap: Option<i64>,
+    /// Soft memory limit; -1: none.
+    pub memory_reservation: Option<i64>,
+    /// CPUs in billionths.
+    pub nano_cpus: Option<i64>,
+    /// Relative weight.
+    pub cpu_shares: Option<i64>,
+    /// CFS period in microseconds.
+    pub cpu_period: Option<i64>,
+    /// CFS quota in microseconds; -1: none.
+    pub cpu_quota: Option<i64>,
+    /// CPUs allowed.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes allowed.
+    pub cpuset_mems: Option<String>,
+    /// Processes allowed; -1: unlimited.
+    pub pids_limit: Option<i64>,
+    /// Share of the disk, 10 to 1000.
+    pub blkio_weight: Option<u16>,
     /// Bits a second that it can get; 0: as many as come.
     pub net_in: Option<u64>,
     /// Bits a second that it can send; 0: as many as it likes.
@@ -23,6 +47,43 @@ pub struct Update {
     pub net_delay: Option<u64>,
     /// How much of what it sends is lost, in millionths.
     pub net_loss: Option<u32>,
+}
+
+impl Update {
+    /// Writes it into what was asked for. A limit on CPUs has two forms, of which the later takes the other's place.
+    fn apply(&self, host: &mut HostConfig) {
+        let number = |to: &mut i64, value: Option<i64>| {
+            if let Some(value) = value {
+                *to = value;
+            }
+        };
+        // -1 lifts what 0 stands for in a request.
+        let size = |value: Option<i64>| value.map(|value| value.max(0));
+        number(&mut host.memory, size(self.memory));
+        number(&mut host.memory_swap, self.memory_swap);
+        number(&mut host.memory_reservation, size(self.memory_reservation));
+        if host.memory == 0 && self.memory.is_some() && self.memory_swap.is_none() {
+            host.memory_swap = 0;
+        }
+        number(&mut host.nano_cpus, self.nano_cpus);
+        if self.nano_cpus.is_some() {
+            (host.cpu_period, host.cpu_quota) = (0, 0);
+        } else if self.cpu_period.is_some() || self.cpu_quota.is_some() {
+            host.nano_cpus = 0;
+        }
+        number(&mut host.cpu_shares, self.cpu_shares);
+        number(&mut host.cpu_period, self.cpu_period);
+        number(&mut host.cpu_quota, self.cpu_quota);
+        for (to, value) in
+            [(&mut host.cpuset_cpus, &self.cpuset_cpus), (&mut host.cpuset_mems, &self.cpuset_mems)]
+        {
+            if let Some(value) = value {
+                to.clone_from(value);
+            }
+        }
+        host.pids_limit = self.pids_limit.or(host.pids_limit);
+        host.blkio_weight = self.blkio_weight.unwrap_or(host.blkio_weight);
+    }
 }
 
 impl Engine {
@@ -34,6 +95,13 @@ impl Engine {
         let lock = File::open(&folders.state).doing(what)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).doing(what)?;
         let mut record = folders.record()?;
+        let before = record.request.clone();
+        update.apply(&mut record.request.host_config);
+        let hierarchies = Hierarchies::discover()?;
+        let facts = facts::gather(&record.request, &hierarchies).doing(what)?;
+        let (old, new) = (&before.host_config, &record.request.host_config);
+        let change = policy::change_of_resources(old, new, &facts).doing(what)?;
+        let back = policy::change_of_resources(new, old, &facts);
         let limits = &mut record.request.host_config.network_limits;
         *limits = Limits {
             incoming: update.net_in.unwrap_or(limits.incoming),
@@ -46,6 +114,14 @@ impl Engine {
         if let Some(status) = folders.status()?
             && let Some(_process) = status.process()
         {
+            let cgroup = Cgroup::open(&hierarchies, &record.cgroup);
+            if let Err(err) = cgroup.update(&change) {
+                // What went before the one that failed goes back to what it was.
+                if let Ok(back) = back {
+                    let _ = cgroup.update(&back);
+                }
+                return Err(err.context(what()));
+            }
             // The pidfd sees to it that the number is still this process's.
             let netns = File::open(format!("/proc/{}/ns/net", status.pid)).doing(what)?;
             let networks = Networks::new(Folders::new(&self.roots().state, &self.roots().run));

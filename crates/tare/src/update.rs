@@ -5,7 +5,7 @@ use tare_sys::{Error, Kind, Result};
 
 use crate::failure::each;
 use crate::flag::{Flag, Given};
-use crate::parse::bandwidth;
+use crate::parse::{self, bandwidth};
 use crate::terminal::say;
 use crate::tree::Verb;
 
@@ -16,6 +16,26 @@ pub static UPDATE: Verb = Verb {
     most: usize::MAX,
     words_end_options: false,
     flags: &[
+        Flag::one("blkio-weight", "uint16", "500", "Share of the disk against others, 10 to 1000"),
+        Flag::one("cpu-period", "int", "100000", "Period of the CPU limit, in microseconds"),
+        Flag::one(
+            "cpu-quota",
+            "int",
+            "50000",
+            "CPU time allowed in each period, in microseconds (-1 for any)",
+        ),
+        Flag::one("cpu-shares", "int", "512", "Share of the CPUs against others (usually 1024)").short('c'),
+        Flag::one("cpus", "decimal", "1.5", "Number of CPUs"),
+        Flag::one("cpuset-cpus", "string", "0-3", "CPUs to run on (0-3, 0,1)"),
+        Flag::one("cpuset-mems", "string", "0,1", "Memory nodes to use (0-3, 0,1)"),
+        Flag::one("memory", "bytes", "512m", "Memory limit (-1 for none)").short('m'),
+        Flag::one(
+            "memory-reservation",
+            "bytes",
+            "256m",
+            "Memory to keep to when the host runs short (-1 for none)",
+        ),
+        Flag::one("memory-swap", "bytes", "1g", "Limit of memory plus swap (-1 for unlimited swap)"),
         Flag::one(
             "net-delay",
             "time",
@@ -29,6 +49,7 @@ pub static UPDATE: Verb = Verb {
             "in=10mbit,out=2mbit",
             "Bandwidth of the container, each way (0 for any)",
         ),
+        Flag::one("pids-limit", "int", "100", "Number of processes allowed (-1 for unlimited)"),
     ],
     act: update,
     failed: 1,
@@ -36,7 +57,23 @@ pub static UPDATE: Verb = Verb {
 
 fn update(engine: &Engine, given: &Given) -> Result<u8> {
     let rates = given.value("net-rate", bandwidth::rates)?.unwrap_or_default();
+    let positive = |long| given.value(long, parse::number(1, i64::MAX));
+    let text = |long| given.text(long).filter(|text| !text.is_empty()).map(str::to_owned);
+    let weight = given.value("blkio-weight", parse::number(10, 1000))?;
     let update = Update {
+        memory: given.value("memory", parse::bytes_or_unlimited)?.filter(|bytes| *bytes != 0),
+        memory_swap: given.value("memory-swap", parse::bytes_or_unlimited)?.filter(|bytes| *bytes != 0),
+        memory_reservation: given
+            .value("memory-reservation", parse::bytes_or_unlimited)?
+            .filter(|bytes| *bytes != 0),
+        nano_cpus: given.value("cpus", parse::cpus)?.filter(|cpus| *cpus != 0),
+        cpu_shares: positive("cpu-shares")?,
+        cpu_period: positive("cpu-period")?,
+        cpu_quota: given.value("cpu-quota", parse::number(-1, i64::MAX))?.filter(|quota| *quota != 0),
+        cpuset_cpus: text("cpuset-cpus"),
+        cpuset_mems: text("cpuset-mems"),
+        pids_limit: given.value("pids-limit", parse::number(-1, i64::MAX))?.filter(|limit| *limit != 0),
+        blkio_weight: weight.and_then(|weight| u16::try_from(weight).ok()),
         net_in: rates.incoming,
         net_out: rates.outgoing,
         net_delay: given.value("net-delay", bandwidth::delay)?,
@@ -44,7 +81,7 @@ fn update(engine: &Engine, given: &Given) -> Result<u8> {
     };
     if update == Update::default() {
         return Err(Error::new(Kind::Usage, "update: nothing to change")
-            .hint("name a limit, --net-rate in=10mbit for instance"));
+            .hint("name a limit, --memory 512m for instance"));
     }
     Ok(each(&given.words(), |word| {
         engine.update(word, &update)?;
