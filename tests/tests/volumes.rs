@@ -364,3 +364,22 @@ fn a_missing_folder_of_the_host_is_made_as_docker_does() {
     host.sh(&["--mount", &flag], "echo x > /data/x").ok();
     assert!(other.join("x").exists());
 }
+
+#[test]
+fn an_image_can_be_mounted_read_only() {
+    let host = Host::new();
+    image_with_content(&host, "seeded", &[]);
+    let flag = "type=image,source=seeded,target=/img";
+    host.sh(
+        &["--mount", flag],
+        "cat /img/seed/link; stat -c %u:%g /img/seed/sub/file; touch /img/x 2>&1 | grep -o 'Read-only'",
+    )
+    .prints("from the image\n70:71\nRead-only");
+    host.sh(&["--mount", &format!("{flag},image-subpath=seed/sub")], "ls /img").prints("file");
+    host.sh(&["--mount", "type=image,source=nosuch,target=/img"], "true")
+        .fails(125)
+        .complains_of(&["nosuch"]);
+    let id = host.detached(&["--mount", flag], "sleep 60");
+    host.tare(["rmi", "seeded"]).run().fails(1).complains_of(&["is being used by running container"]);
+    host.tare(["rm", "-f", &id]).run().ok();
+}

@@ -14,6 +14,7 @@ use tare_sys::{Context, Error, Kind, Result};
 use crate::container::{Folders, Lock, Record, Roots, Status};
 use crate::engine::{Engine, need_root};
 use crate::events::Event;
+use crate::policy::volumes::Wanted;
 use crate::policy::{self, ImageSays, Plan, Share};
 use crate::request::CreateRequest;
 use crate::{facts, host_image, name, removal, storage, sweep, volume};
@@ -65,6 +66,7 @@ impl Engine {
         let inherited = volume::inherited(&self.roots, &request)?;
         let mut wanted = policy::volumes::wanted(&request, &image.config.volumes, inherited)?;
         volume::resolve(&self.roots, &mut wanted)?;
+        self.resolve_images(&mut wanted)?;
         facts.mounts = wanted.iter().map(|wanted| wanted.point.clone()).collect();
         if matches!(sharing.user, Share::Host) {
             tare_runtime::exe::make_read_only()?;
@@ -148,6 +150,20 @@ impl Engine {
         }
         let name: String = id.chars().take(12).collect();
         self.roots.claim_name(&name, id).map(|()| name)
+    }
+
+    /// Finds the images that are mounted.
+    fn resolve_images(&self, wanted: &mut [Wanted]) -> Result<()> {
+        for wanted in wanted.iter_mut().filter(|wanted| wanted.point.kind == "image") {
+            let name = wanted.point.source.display().to_string();
+            let images = self.images()?;
+            let image = images.resolve(&name).doing(|| format!("--mount type=image,source={name}"))?;
+            wanted.point.layers = std::iter::once(images.mount_points())
+                .chain(image.layers.iter().map(|layer| images.layer_path(layer)))
+                .collect();
+            wanted.point.name = image.image_id;
+        }
+        Ok(())
     }
 
     fn find_image(&self, request: &CreateRequest) -> Result<Found> {

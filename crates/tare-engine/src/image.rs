@@ -268,9 +268,14 @@ impl Engine {
             let Ok(record) = folders.record() else { continue };
             let status = folders.status().ok().flatten().unwrap_or_else(Status::created);
             let runs = status.state == State::Running;
-            let user = users.entry(record.image_id).or_insert_with(|| (record.name.clone(), runs));
-            if runs && !user.1 {
-                *user = (record.name, runs);
+            // What is mounted in a container, it stands on as well.
+            let mounted =
+                record.mounts.into_iter().filter(|point| point.kind == "image").map(|point| point.name);
+            for image in std::iter::once(record.image_id).chain(mounted) {
+                let user = users.entry(image).or_insert_with(|| (record.name.clone(), runs));
+                if runs && !user.1 {
+                    *user = (record.name.clone(), runs);
+                }
             }
         }
         users.remove("");

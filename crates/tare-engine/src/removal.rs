@@ -52,7 +52,7 @@ pub fn empty(roots: &Roots, id: &str) {
         }
         // Killed before it was written down, but perhaps not before it had claimed something.
         _ => {
-            let _ = volume::unmount(&folder.join("rw"));
+            crate::storage::unmount(&folder);
             release_claims(roots, id);
             volume::discard_anonymous(roots, id, &folder);
         }

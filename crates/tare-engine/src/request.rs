@@ -265,10 +265,10 @@ pub struct RestartPolicy {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Mount {
-    /// `bind`, `tmpfs` or `volume`.
+    /// `bind`, `image`, `tmpfs` or `volume`.
     #[serde(rename = "Type")]
     pub kind: String,
-    /// Host path of a bind; name of a volume, empty for a new one.
+    /// Host path of a bind; name of an image, or of a volume, empty for a new one.
     pub source: String,
     /// Absolute path inside.
     pub target: String,
@@ -286,6 +286,16 @@ pub struct Mount {
     pub tmpfs_mode: u32,
     /// Of a volume.
     pub volume_options: VolumeOptions,
+    /// Of an image.
+    pub image_options: ImageOptions,
+}
+
+/// What a `--mount type=image` says of its image.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageOptions {
+    /// Folder or file in the image that is mounted instead of all of it.
+    pub subpath: String,
 }
 
 /// What a `--mount type=volume` says of its volume.

@@ -95,12 +95,20 @@ pub fn mount(folders: &Folders) -> Result<()> {
     tree.attach(place).doing(what)
 }
 
+/// Unmounts it, at once, whoever still looks at it: namespaces of a container that has ended go when the kernel likes.
+pub fn unmount(folder: &Path) {
+    let rw = folder.join("rw");
+    if volume::is_mounted(&rw).unwrap_or(false) {
+        let _ = tare_sys::mount::unmount(&rw.to_string_lossy());
+    }
+}
+
 /// Gives up what limits the layer of a container whose folder, on its way out, is `folder`.
 pub fn release(record: &Record, folder: &Path) {
     if record.request.host_config.storage_opt.is_empty() {
         return;
     }
-    let _ = volume::unmount(&folder.join("rw"));
+    unmount(folder);
     if record.project != 0 {
         let _ = fs::remove_dir_all(folder.join("rw/upper"));
         tare_sys::quota::forget(folder, record.project);

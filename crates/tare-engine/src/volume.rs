@@ -36,7 +36,7 @@ use crate::policy::volumes::{check_driver, check_name};
 use crate::removal::names;
 
 pub(crate) use device::size as parse_size;
-pub(crate) use mounted::{is_mounted, mount_all, unmount, unmount_unused};
+pub(crate) use mounted::{is_mounted, mount_all, unmount_unused};
 pub(crate) use place::{Claims, discard_anonymous, inherited, leave, resolve};
 
 /// Docker's mark on volumes that nobody gave a name.

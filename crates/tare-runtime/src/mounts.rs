@@ -14,6 +14,8 @@ use tare_sys::mount::{Change, Detached, NewFs, Propagation, attr};
 use tare_sys::path::Root;
 use tare_sys::{Context, Error, Kind, Result};
 
+use crate::rootfs::IdMap;
+
 /// The option strings of one mount, understood.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -40,6 +42,8 @@ pub struct Options {
     /// `subpath=…`: what is bound lies here in the source. Nothing in the source, whoever made it, leads out of it
     /// (CVE-2023-3676 and its kin, kubernetes#63818).
     subpath: Option<PathBuf>,
+    /// `lower=…`, each: what is bound is this stack of layers, the lowest first, read-only.
+    lower: Vec<PathBuf>,
     /// `dest-nofollow`: a destination that is a link is covered, not followed.
     destination_nofollow: bool,
 }
@@ -107,6 +111,7 @@ impl Options {
             // "silent" could keep quiet; and access lists are a matter of the kernel's build, not of a mount.
             "defaults" | "" | "silent" | "loud" | "acl" | "noacl" => {}
             other => match other.split_once('=') {
+                Some(("lower", path)) if self.bind => self.lower.push(PathBuf::from(path)),
                 Some(("subpath", path)) if self.bind => self.subpath = Some(PathBuf::from(path)),
                 Some((key, value)) => self.data.push((key.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((other.to_owned(), None)),
@@ -131,7 +136,7 @@ impl Options {
     pub fn build_bind(&self, mount: &Mount, userns: Option<BorrowedFd<'_>>) -> Result<Detached> {
         let source = mount.source().as_deref().unwrap_or(Path::new(""));
         let what = || format!("bind mount {} to {}", source.display(), mount.destination().display());
-        let tree = self.open_source(source).map_err(|err| match err.errno() {
+        let tree = self.open_source(source, userns).map_err(|err| match err.errno() {
             Some(Errno::NOENT) if self.subpath.is_some() => {
                 let part = self.subpath.as_deref().unwrap_or(Path::new(""));
                 Error::new(
@@ -184,7 +189,15 @@ impl Options {
         Ok(tree)
     }
 
-    fn open_source(&self, source: &Path) -> Result<Detached> {
+    /// `userns`: whose id map the layers of a stack are seen through; a stack itself cannot be.
+    fn open_source(&self, source: &Path, userns: Option<BorrowedFd<'_>>) -> Result<Detached> {
+        if !self.lower.is_empty() {
+            let idmap = userns.map(|userns| IdMap { userns, uid: 0, gid: 0 });
+            let stack = crate::rootfs::layers_alone(&self.lower, idmap)?;
+            let Some(subpath) = &self.subpath else { return Ok(stack) };
+            let part = Root::new(stack.into()).open(subpath, OFlags::PATH, Mode::empty())?;
+            return Detached::clone_fd(part, false);
+        }
         if let Some(subpath) = &self.subpath {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let whole =

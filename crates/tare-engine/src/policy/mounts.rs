@@ -107,7 +107,7 @@ fn own_mounts(request: &CreateRequest, sharing: &Sharing, points: &[MountPoint])
         let options: Vec<&str> = options.split(',').filter(|word| !word.is_empty()).collect();
         own.push(tmpfs(destination, &options)?);
     }
-    for asked in host.mounts.iter().filter(|asked| asked.kind != "volume") {
+    for asked in host.mounts.iter().filter(|asked| !matches!(asked.kind.as_str(), "volume" | "image")) {
         own.push(match asked.kind.as_str() {
             "tmpfs" => {
                 let mut options = Vec::new();
@@ -141,7 +141,7 @@ fn own_mounts(request: &CreateRequest, sharing: &Sharing, points: &[MountPoint])
                     Kind::Unsupported,
                     format!("--mount type={kind}: not a type that tare has yet"),
                 )
-                .hint("the types are bind, tmpfs and volume"));
+                .hint("the types are bind, image, tmpfs and volume"));
             }
         });
     }

@@ -16,10 +16,10 @@ use crate::request::CreateRequest;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct MountPoint {
-    /// `volume`, or `bind` where it was taken over from another container.
+    /// `volume`, `image`, or `bind` where it was taken over from another container.
     #[serde(rename = "Type")]
     pub kind: String,
-    /// The volume's name; empty for a bind, and for an anonymous volume that is yet to be made.
+    /// The volume's name or the image's id; empty for a bind, and for an anonymous volume that is yet to be made.
     pub name: String,
     /// Path on the host.
     pub source: PathBuf,
@@ -34,8 +34,11 @@ pub struct MountPoint {
     pub rw: bool,
     /// `rprivate` and so on; empty: `rprivate`.
     pub propagation: String,
-    /// Folder or file in the volume that is mounted instead of all of it.
+    /// Folder or file in the volume or image that is mounted instead of all of it.
     pub subpath: String,
+    /// Folders of an image's layers, the lowest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<PathBuf>,
     /// The volume was made for this container and has no name that anybody gave it.
     pub anonymous: bool,
 }
@@ -75,6 +78,7 @@ pub fn wanted<'a>(
     for mount in &host.mounts {
         match mount.kind.as_str() {
             "volume" => own.push(asked(mount)?),
+            "image" => own.push(image_asked(mount)?),
             _ => taken.push(inside(&mount.target)?),
         }
     }
@@ -148,14 +152,9 @@ fn asked(mount: &crate::request::Mount) -> Result<Wanted> {
     }
     let asked = &mount.volume_options;
     check_driver(&asked.driver).map_err(|err| err.context(what()))?;
-    let subpath = Path::new(&asked.subpath);
-    if subpath.is_absolute() || subpath.components().any(|part| part.as_os_str() == "..") {
-        return Err(Error::new(Kind::Usage, format!("{}: volume-subpath {:?}", what(), asked.subpath))
-            .hint("it has to be a relative path within the volume, without '..'"));
-    }
     let mut point = volume(mount.source.clone(), inside(&mount.target)?);
     point.rw = !mount.read_only;
-    point.subpath.clone_from(&asked.subpath);
+    point.subpath = checked_subpath(&asked.subpath).map_err(|err| err.context(what()))?;
     Ok(Wanted {
         point,
         // What is at the place in the image belongs to the whole of a volume and not to a part of it.
@@ -163,6 +162,27 @@ fn asked(mount: &crate::request::Mount) -> Result<Wanted> {
         labels: asked.labels.clone(),
         options: asked.driver_options.clone(),
     })
+}
+
+/// `--mount type=image,…`
+fn image_asked(mount: &crate::request::Mount) -> Result<Wanted> {
+    let point = MountPoint {
+        kind: "image".to_owned(),
+        source: PathBuf::from(&mount.source),
+        destination: inside(&mount.target)?,
+        subpath: checked_subpath(&mount.image_options.subpath)?,
+        ..MountPoint::default()
+    };
+    Ok(Wanted { point, ..Wanted::default() })
+}
+
+fn checked_subpath(subpath: &str) -> Result<String> {
+    let path = Path::new(subpath);
+    if path.is_absolute() || path.components().any(|part| part.as_os_str() == "..") {
+        return Err(Error::new(Kind::Usage, format!("volume-subpath or image-subpath {subpath:?}"))
+            .hint("it has to be a relative path within the volume or image, without '..'"));
+    }
+    Ok(subpath.to_owned())
 }
 
 /// The only driver there is.
@@ -195,6 +215,7 @@ pub fn check_name(name: &str) -> Result<()> {
 pub fn mount(point: &MountPoint, idmap: bool) -> Result<Mount> {
     let propagation = if point.propagation.is_empty() { "rprivate" } else { &point.propagation };
     let mut options = vec!["rbind".to_owned(), propagation.to_owned()];
+    options.extend(point.layers.iter().map(|layer| format!("lower={}", layer.display())));
     if !point.rw {
         options.push("rro".to_owned());
     }
@@ -203,7 +224,7 @@ pub fn mount(point: &MountPoint, idmap: bool) -> Result<Mount> {
     if !point.subpath.is_empty() {
         options.push(format!("subpath={}", point.subpath));
     }
-    if idmap {
+    if idmap && point.layers.is_empty() {
         options.push("ridmap".to_owned());
     }
     MountBuilder::default()

@@ -101,7 +101,7 @@ pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
 }
 
 /// Takes away what is mounted there, if anything.
-pub(crate) fn unmount(path: &Path) -> Result<()> {
+pub(super) fn unmount(path: &Path) -> Result<()> {
     loop {
         match rustix::mount::unmount(path, rustix::mount::UnmountFlags::NOFOLLOW) {
             Ok(()) => continue,

@@ -8,7 +8,7 @@ use super::{Parsed, absolute, boolean, bytes};
 pub fn mount(text: &str) -> Parsed<Mount> {
     let mut mount = Mount::default();
     // What was given that only one type knows, for the message when it is the other.
-    let (mut bind_only, mut tmpfs_only, mut volume_only) = (None, None, None);
+    let (mut bind_only, mut image_only, mut tmpfs_only, mut volume_only) = (None, None, None, None);
     for field in fields(text)? {
         let (key, value) = field.split_once('=').unwrap_or((&field, ""));
         let (key, bare) = (key.to_ascii_lowercase(), !field.contains('='));
@@ -18,6 +18,8 @@ pub fn mount(text: &str) -> Parsed<Mount> {
             bind_only = Some(key.clone());
         } else if key.starts_with("tmpfs-") {
             tmpfs_only = Some(key.clone());
+        } else if key == "image-subpath" {
+            image_only = Some(key.clone());
         } else if key.starts_with("volume-") {
             volume_only = Some(key.clone());
         }
@@ -27,7 +29,7 @@ pub fn mount(text: &str) -> Parsed<Mount> {
             "bind-create-src" => mount.create_source = switch()?,
             "type" | "source" | "src" | "target" | "destination" | "dst" | "bind-propagation"
             | "bind-recursive" | "tmpfs-size" | "tmpfs-mode" | "volume-subpath" | "volume-driver"
-            | "volume-opt" | "volume-label"
+            | "volume-opt" | "volume-label" | "image-subpath"
                 if bare || value.is_empty() =>
             {
                 return Err(format!("{key} needs a value"));
@@ -58,6 +60,7 @@ pub fn mount(text: &str) -> Parsed<Mount> {
                 _ => return Err(format!("tmpfs-mode is {value:?}: it must be octal, such as 1777")),
             },
             "consistency" => return Err("consistency has no meaning on Linux: leave it out".to_owned()),
+            "image-subpath" => value.clone_into(&mut mount.image_options.subpath),
             "volume-nocopy" => mount.volume_options.no_copy = switch()?,
             "volume-subpath" => value.clone_into(&mut mount.volume_options.subpath),
             "volume-driver" => value.clone_into(&mut mount.volume_options.driver),
@@ -74,30 +77,41 @@ pub fn mount(text: &str) -> Parsed<Mount> {
         // Docker's default.
         "volume".clone_into(&mut mount.kind);
     }
-    let foreign = |only: [(&Option<String>, &str); 2]| {
-        let key = only.into_iter().find_map(|(key, kind)| Some((key.clone()?, kind)));
+    let kind = mount.kind.clone();
+    let foreign = || {
+        let only =
+            [(&bind_only, "bind"), (&image_only, "image"), (&tmpfs_only, "tmpfs"), (&volume_only, "volume")];
+        let key =
+            only.into_iter().filter(|(_, of)| *of != kind).find_map(|(key, of)| Some((key.clone()?, of)));
         key.map_or(Ok(()), |(key, kind)| Err(format!("{key} goes with type={kind}")))
     };
     match mount.kind.as_str() {
-        "bind" => match foreign([(&tmpfs_only, "tmpfs"), (&volume_only, "volume")]) {
+        "bind" => match foreign() {
             Err(why) => return Err(why),
             Ok(()) if mount.source.is_empty() => return Err("type=bind needs a source".to_owned()),
             Ok(()) => mount.source = on_host(&mount.source)?,
         },
-        "tmpfs" => match foreign([(&bind_only, "bind"), (&volume_only, "volume")]) {
+        "tmpfs" => match foreign() {
             Err(why) => return Err(why),
             Ok(()) if !mount.source.is_empty() => return Err("type=tmpfs has no source".to_owned()),
             Ok(()) => {}
         },
         "volume" => {
-            foreign([(&bind_only, "bind"), (&tmpfs_only, "tmpfs")])?;
+            foreign()?;
             if mount.source.starts_with(['/', '.']) {
                 return Err(
                     "the source of type=volume is a name; for a folder of the host use type=bind".to_owned()
                 );
             }
         }
-        kind => return Err(format!("there is no type {kind:?}, only bind, tmpfs and volume")),
+        "image" => {
+            foreign()?;
+            if mount.source.is_empty() {
+                return Err("type=image needs a source".to_owned());
+            }
+            mount.read_only = true;
+        }
+        kind => return Err(format!("there is no type {kind:?}, only bind, image, tmpfs and volume")),
     }
     if mount.target.is_empty() {
         return Err("there is no target".to_owned());
@@ -256,7 +270,9 @@ mod tests {
             ("src=/a,dst=/b", "the source of type=volume is a name; for a folder of the host use type=bind"),
             ("type=volume,src=a,dst=/b,tmpfs-size=1m", "tmpfs-size goes with type=tmpfs"),
             ("type=bind,src=/a,dst=/b,volume-nocopy", "volume-nocopy goes with type=volume"),
-            ("type=npipe,dst=/b", "there is no type \"npipe\", only bind, tmpfs and volume"),
+            ("type=image,dst=/b", "type=image needs a source"),
+            ("type=bind,src=/a,dst=/b,image-subpath=x", "image-subpath goes with type=image"),
+            ("type=npipe,dst=/b", "there is no type \"npipe\", only bind, image, tmpfs and volume"),
             ("type=bind,dst=/b", "type=bind needs a source"),
             ("type=bind,src=/a", "there is no target"),
             ("type=bind,src=/a,dst=b", "the target is \"b\": it must begin with /"),

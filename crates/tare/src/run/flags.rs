@@ -67,7 +67,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::many(
         "mount",
         "type=bind,src=/srv/data,dst=/data,readonly",
-        "Attach a file system (type=bind|tmpfs|volume,…)",
+        "Attach a file system (type=bind|image|tmpfs|volume,…)",
     ),
     Flag::one("name", "string", "web", "Name of the container"),
     Flag::one("net-delay", "time", "50ms", "Hold back everything that the container sends"),
