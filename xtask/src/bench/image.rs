@@ -132,6 +132,7 @@ fn beside(
     for (engine, row) in engines.iter().zip(&mut rows) {
         engine.forget(image, inputs)?;
         row.peak_kb = Some(engine.peak(&mut engine.command(work, image, inputs))?);
+        engine.forget(image, inputs)?;
     }
     Ok(rows)
 }
