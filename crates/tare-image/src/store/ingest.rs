@@ -234,7 +234,11 @@ impl Ingest {
     fn new_tree(&self) -> Result<OwnedFd> {
         removal::remove(&self.folder, "tree".as_ref())?;
         let path = self.path.join("tree");
-        files::make_folder(&path, 0o700)?;
+        // Where it is put depends on its first name, which is another each time.
+        files::spread(&self.folder);
+        let fresh = self.path.join(files::random_name()?);
+        files::make_folder(&fresh, 0o700)?;
+        std::fs::rename(&fresh, &path).doing(|| format!("rename({fresh:?}, {path:?})"))?;
         rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .doing(|| format!("open({path:?})"))
     }

@@ -32,6 +32,7 @@ impl Pending {
             .doing(|| format!("open({layers_path:?})"))?;
         let name = OsString::from(files::random_name()? + SUFFIX);
         let path = layers_path.join(&name);
+        files::spread(&layers);
         files::make_folder(&path, 0o700)?;
         // From here on, dropping it removes it.
         let folder =

@@ -21,6 +21,8 @@ pub struct Engine {
     /// The program and the words that name its folders.
     words: Vec<String>,
     daemon: Option<Child>,
+    /// What dockerd mounts on itself, and leaves.
+    mount: Option<PathBuf>,
 }
 
 /// A maker of tare's command lines, with state of its own.
@@ -48,11 +50,11 @@ impl Engine {
     pub fn all(binary: &Path, scratch: &Path) -> Result<Vec<Engine>> {
         let at = |name: &str| scratch.join(name);
         let tare = words(binary, &[("--root", at("tare/root")), ("--run-root", at("tare/run"))]);
-        let mut engines = vec![Engine { name: "tare", words: tare, daemon: None }];
+        let mut engines = vec![Engine { name: "tare", words: tare, daemon: None, mount: None }];
         if let Some(podman) = program("podman") {
             let mut words = words(&podman, &[("--root", at("podman/root")), ("--runroot", at("podman/run"))]);
             words.extend(["--storage-driver=overlay", "--cgroup-manager=cgroupfs"].map(str::to_owned));
-            engines.push(Engine { name: "podman", words, daemon: None });
+            engines.push(Engine { name: "podman", words, daemon: None, mount: None });
         }
         if let (Some(docker), Some(dockerd)) = (program("docker"), program("dockerd")) {
             engines.push(start_docker(&docker, &dockerd, &at("docker"))?);
@@ -159,6 +161,10 @@ impl Drop for Engine {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
+        if let Some(mount) = &self.mount {
+            // Or the folder could not be removed. It may be gone.
+            let _ = Command::new("umount").arg("--lazy").arg(mount).stderr(Stdio::null()).status();
+        }
     }
 }
 
@@ -188,7 +194,8 @@ fn start_docker(docker: &Path, dockerd: &Path, folder: &Path) -> Result<Engine> 
         .spawn()
         .context("starting dockerd")?;
     let client = vec![docker.display().to_string(), "-H".to_owned(), socket];
-    let engine = Engine { name: "docker", words: client, daemon: Some(daemon) };
+    let mount = Some(folder.join("root"));
+    let engine = Engine { name: "docker", words: client, daemon: Some(daemon), mount };
     let start = Instant::now();
     while output(command(&engine.words).arg("info")).is_err() {
         let log = folder.join("log");
