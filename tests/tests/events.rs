@@ -37,9 +37,7 @@ fn a_life_is_told_in_dockers_words() {
 #[test]
 fn an_event_has_dockers_shape() {
     let host = Host::new();
-    host.tare(["run", "--rm", "--name", "over", "--label", "x=y", "busybox", "sh", "-c", "exit 3"])
-        .run()
-        .fails(3);
+    host.sh(&["--name", "over", "--label", "x=y"], "exit 3").fails(3);
     let format =
         "{{.Actor.Attributes.exitCode}} {{.Actor.Attributes.image}} {{.Actor.Attributes.x}} {{.scope}}";
     let die = ["events", "--since", "1h", "--until", "0s", "--filter", "event=die", "--format", format];

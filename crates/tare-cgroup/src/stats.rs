@@ -107,6 +107,18 @@ impl Cgroup {
         }
     }
 
+    /// How much of the last 10 seconds some process had to wait for `what` (`cpu`, `memory`, `io`), in percent; `None`
+    /// on v1, and where the kernel does not say.
+    ///
+    /// Source: Documentation/accounting/psi.rst.
+    pub fn pressure(&self, what: &str) -> Result<Option<f64>> {
+        self.relative()?;
+        match self.on.version() {
+            Version::V1 => Ok(None),
+            Version::V2 => v2::pressure(self, what),
+        }
+    }
+
     /// What the cgroup uses now.
     ///
     /// Errors: [`Kind::NotFound`](tare_sys::Kind::NotFound) if the cgroup is gone.

@@ -117,7 +117,7 @@ pub struct Status {
     pub exit_code: Option<u8>,
     /// The kernel killed one of its processes for want of memory.
     pub oom_killed: bool,
-    /// Why it could not be started.
+    /// Why it could not be started; after `\nhint: ` what to do about it.
     pub error: String,
     /// Somebody asked it to stop: then no restart policy starts it again.
     pub stopped: bool,
@@ -125,6 +125,8 @@ pub struct Status {
     pub restart_count: u32,
     /// The last wait before that, milliseconds.
     pub restart_delay: u32,
+    /// The most memory that it ever had, in bytes; 0: not known.
+    pub memory_peak: u64,
 }
 
 /// The folders of one container.
@@ -325,7 +327,7 @@ impl Status {
             let then = Moment::parse(text).unwrap_or(now);
             tare_sys::time::in_words(now.seconds().saturating_sub(then.seconds()))
         };
-        match (self.state, self.exit_code) {
+        let words = match (self.state, self.exit_code) {
             (State::Created, _) => "Created".to_owned(),
             (State::Running, _) => format!("Up {}", since(&self.started)),
             (State::Paused, _) => format!("Up {} (Paused)", since(&self.started)),
@@ -334,6 +336,10 @@ impl Status {
             }
             (State::Exited, Some(code)) => format!("Exited ({code}) {} ago", since(&self.finished)),
             (State::Exited, None) => format!("Exited (unknown) {} ago", since(&self.finished)),
+        };
+        match crate::why::short(self) {
+            Some(why) => format!("{words} ({why})"),
+            None => words,
         }
     }
 
@@ -363,6 +369,7 @@ impl Status {
             stopped: false,
             restart_count: 0,
             restart_delay: 0,
+            memory_peak: 0,
         }
     }
 

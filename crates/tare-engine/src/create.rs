@@ -91,6 +91,7 @@ impl Engine {
         let mut undo = Undo { roots: &self.roots, id: id.clone(), name: None, armed: true };
         let name = self.claim_name(&request.name, &id, &random)?;
         undo.name = Some(name.clone());
+        crate::log::check(&policy::logging(&request, &id, &name)?)?;
         let volumes = volume::Claims::make(&self.roots, &folders, &wanted)?;
         let parent = match request.host_config.cgroup_parent.as_str() {
             "" => Path::new("/tare"),

@@ -8,6 +8,7 @@ use tare_sys::{Context, Result};
 use crate::container::{State, Status};
 use crate::engine::Engine;
 use crate::image_filter::ImageFilters;
+use crate::list::ListQuery;
 use crate::sweep;
 
 /// What everything takes.
@@ -85,7 +86,7 @@ impl Engine {
         let state = &self.roots().state;
         let mut images_of = Vec::new();
         let mut counter = Counter::default();
-        for summary in self.list(true)? {
+        for summary in self.list(&ListQuery { all: true, ..ListQuery::default() })? {
             let folders = self.roots().folders(&summary.id);
             let Ok(record) = folders.record() else { continue };
             let status = folders.status().ok().flatten().unwrap_or_else(Status::created);

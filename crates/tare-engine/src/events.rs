@@ -78,7 +78,7 @@ impl Event {
     /// An event of a container, with Docker's attributes: its labels, its image and its name.
     pub fn container(record: &Record, action: impl Into<String>) -> Event {
         let mut event = Event::new("container", action, &record.id);
-        event.actor.attributes.clone_from(&record.request.config.labels);
+        event.actor.attributes = record.labels();
         event.with("image", record.request.image()).with("name", &record.name)
     }
 
@@ -86,6 +86,15 @@ impl Event {
     pub fn image(action: &str, id: &str, name: &str) -> Event {
         let event = Event::new("image", action, id);
         if name.is_empty() { event } else { event.with("name", name) }
+    }
+
+    /// Who asked for it: this command, and whose it is, as far as that is known.
+    #[must_use]
+    pub fn by(self, verb: &str) -> Event {
+        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+        let caller = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
+        let user = std::env::var("SUDO_USER").map_or_else(|_| String::new(), |user| format!(" for {user}"));
+        self.with("by", format!("tare {verb}, run by {} ({parent}){user}", caller.trim()))
     }
 
     /// One more attribute.

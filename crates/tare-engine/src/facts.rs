@@ -10,7 +10,7 @@ use tare_cgroup::{Hierarchies, Version};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::container::{Roots, State};
-use crate::engine::Summary;
+use crate::list::Summary;
 use crate::policy::{self, DeviceFact, Facts, Seccomp};
 use crate::request::{CreateRequest, DeviceMapping};
 

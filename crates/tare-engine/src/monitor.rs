@@ -42,6 +42,7 @@ use crate::engine::Engine;
 use crate::events::Event;
 use crate::log::{Stream, Writer};
 use crate::network::Joined;
+use crate::policy;
 use crate::range::Range;
 use crate::start::Prepared;
 use crate::stdio::{self, Stdin};
@@ -210,7 +211,7 @@ struct Monitor {
 
 impl Monitor {
     fn of(roots: Roots, folders: Folders, record: Record, lock: Lock) -> Monitor {
-        let log = Writer::new(folders.log());
+        let log = log_of(&folders, &record);
         let status = folders.status().ok().flatten().unwrap_or_else(Status::created);
         Monitor {
             roots,
@@ -617,6 +618,7 @@ impl Monitor {
         self.status.finished = Moment::now().to_string();
         self.status.exit_code = ended.map(Ended::code);
         self.status.oom_killed = exit.oom_killed;
+        self.status.memory_peak = events.and_then(|events| events.peak).unwrap_or(0);
         self.status.error = match ended {
             Some(_) => String::new(),
             None => "its monitor was killed, so nobody saw how it ended".to_owned(),
@@ -692,4 +694,19 @@ fn explain_death(err: Error, cgroup: &Cgroup) -> Error {
         }
         _ => err,
     }
+}
+
+/// The log that was asked for. What makes no sense was refused when the container was made.
+fn log_of(folders: &Folders, record: &Record) -> Writer {
+    let settings = policy::logging(&record.request, &record.id, &record.name).unwrap_or_default();
+    let (short, tag) = (record.id.chars().take(12).collect::<String>(), settings.tag.clone());
+    let names = [
+        ("CONTAINER_ID", short.as_str()),
+        ("CONTAINER_ID_FULL", &record.id),
+        ("CONTAINER_NAME", &record.name),
+        ("CONTAINER_TAG", &tag),
+        ("IMAGE_NAME", record.request.image()),
+        ("SYSLOG_IDENTIFIER", &tag),
+    ];
+    Writer::new(folders.log(), settings, &names)
 }

@@ -6,6 +6,7 @@
 //! processes.
 
 mod devices;
+mod logging;
 mod mounts;
 mod namespaces;
 mod network;
@@ -27,6 +28,7 @@ use tare_sys::{Error, Kind, Result};
 
 use crate::request::{Config, CreateRequest, Ulimit};
 
+pub use logging::{Keep, Logging, logging};
 pub use mounts::mount_points;
 pub use namespaces::{Share, Sharing, sharing};
 pub use network::check_network;

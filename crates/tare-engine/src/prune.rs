@@ -4,8 +4,9 @@ use tare_sys::disk::Counter;
 use tare_sys::time::Moment;
 use tare_sys::{Kind, Result};
 
-use crate::container::{State, Status};
+use crate::container::Status;
 use crate::engine::{Engine, need_root};
+use crate::events::Event;
 use crate::image_filter::ImageFilters;
 use crate::sweep;
 
@@ -30,10 +31,10 @@ impl Engine {
             let folders = self.roots().folders(&id);
             let Ok(record) = folders.record() else { continue };
             let status = folders.status()?.unwrap_or_else(Status::created);
-            let labels = &record.request.config.labels;
+            let labels = record.labels();
             let created = Moment::parse(&record.created).map_or(0, Moment::seconds);
-            if status.state == State::Running
-                || !filters.has_labels(labels)
+            if status.runs()
+                || !filters.has_labels(&labels)
                 || filters.until.is_some_and(|until| created >= until)
             {
                 continue;
@@ -46,6 +47,9 @@ impl Engine {
             }
             pruned.freed += bytes;
             pruned.removed.push(id);
+        }
+        if !pruned.removed.is_empty() {
+            self.emit(&Event::new("container", "prune", "").with("reclaimed", pruned.freed));
         }
         Ok(pruned)
     }

@@ -148,6 +148,8 @@ pub struct HostConfig {
     /// File that gets the container's id.
     #[serde(rename = "ContainerIDFile")]
     pub container_id_file: String,
+    /// Where its output is kept.
+    pub log_config: LogConfig,
     /// Name or id of a network (empty, `default`: `bridge`), `none` (also `private`), `host`, `container:ID`.
     pub network_mode: String,
     /// `80/tcp` and the like to where they are published; `None` and empty: at any free port of all addresses.
@@ -259,6 +261,17 @@ pub struct RestartPolicy {
     pub name: String,
     /// Of `on-failure`: how often at most; 0: no limit.
     pub maximum_retry_count: i64,
+}
+
+/// Where output is kept (Docker's `LogConfig`).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct LogConfig {
+    /// `json-file` (also empty), `local`, `journald`, `none`.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// `max-size`, `max-file`, `labels`, `env`, `tag`.
+    pub config: BTreeMap<String, String>,
 }
 
 /// One `--mount` (Docker's `Mount`).

@@ -286,6 +286,11 @@ impl Engine {
     }
 }
 
+/// The error and its hint, as [`Status::error`] has them.
+fn told(err: &Error) -> String {
+    err.hint_text().map_or_else(|| err.to_string(), |hint| format!("{err}\nhint: {hint}"))
+}
+
 /// Writes down that a container could not be started, and why.
 pub(crate) fn failed(folders: &Folders, err: &Error) {
     let status = folders.status().ok().flatten().unwrap_or_else(Status::created);
@@ -295,8 +300,7 @@ pub(crate) fn failed(folders: &Folders, err: &Error) {
         _ => 128,
     };
     let state = if status.state == State::Created { State::Created } else { State::Exited };
-    let status =
-        Status { state, pid: 0, base: None, exit_code: Some(code), error: err.to_string(), ..status };
+    let status = Status { state, pid: 0, base: None, exit_code: Some(code), error: told(err), ..status };
     // A full disk loses the reason; the caller is told it in any case.
     let _ = folders.write_status(&status);
 }

@@ -49,7 +49,7 @@ impl Engine {
             Err(err) if err.kind() == Kind::Conflict => {}
             result => result.doing(|| format!("stop {container}"))?,
         }
-        self.emit(&Event::container(&record, "stop"));
+        self.emit(&Event::container(&record, "stop").by("stop"));
         Ok(())
     }
 
@@ -64,7 +64,7 @@ impl Engine {
             }
         }
         self.start_again(container, Attach::default())?;
-        self.emit(&Event::container(&folders.record()?, "restart"));
+        self.emit(&Event::container(&folders.record()?, "restart").by("restart"));
         Ok(())
     }
 

@@ -29,6 +29,7 @@ mod netdevices;
 mod notify;
 mod number_list;
 mod pid_file;
+mod program;
 mod rdt;
 mod rlimit;
 pub mod rootfs;

@@ -92,6 +92,13 @@ impl Error {
         self
     }
 
+    /// Says what a person can do, where that is known better than by whoever spoke before.
+    #[must_use]
+    pub fn hint_instead(mut self, hint: impl Into<String>) -> Error {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
     /// Changes what sort of failure this counts as, where the caller knows better than the errno.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Error {

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::Value;
 use tare_engine::{Engine, LogQuery};
+use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::failure::{self, each};
 use crate::flag::{Flag, Given};
-use crate::parse::{self, Parsed};
+use crate::parse::{self, Parsed, when};
 use crate::template::Template;
 use crate::terminal::say;
 use crate::tree::Verb;
@@ -34,9 +35,22 @@ pub static LOGS: Verb = Verb {
     most: 1,
     words_end_options: false,
     flags: &[
+        Flag::switch("details", "Show the attributes that --log-opt labels and env keep with each line"),
         Flag::switch("follow", "Go on as more is written").short('f'),
+        Flag::one(
+            "since",
+            "string",
+            "10m",
+            "Show only what was written since then (a time, or 10m for ten minutes ago)",
+        ),
         Flag::one("tail", "string", "100", "Lines to show from the end (default \"all\")").short('n'),
         Flag::switch("timestamps", "Show when each line was written").short('t'),
+        Flag::one(
+            "until",
+            "string",
+            "10m",
+            "Show only what was written until then (a time, or 10m for ten minutes ago)",
+        ),
     ],
     act: logs,
     failed: 1,
@@ -130,6 +144,9 @@ fn logs(engine: &Engine, given: &Given) -> Result<u8> {
         follow: given.on("follow")?,
         tail: given.value("tail", lines)?.flatten(),
         timestamps: given.on("timestamps")?,
+        details: given.on("details")?,
+        since: given.value("since", when::moment)?.map(Moment),
+        until: given.value("until", when::moment)?.map(Moment),
     };
     let [container] = given.words()[..] else {
         return Err(Error::new(Kind::Usage, "logs are of one container"));

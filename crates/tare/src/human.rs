@@ -57,6 +57,24 @@ pub fn size(bytes: u64) -> String {
     format!("{bytes}B")
 }
 
+/// `12.3MiB`: four digits in powers of 1024, as memory is shown.
+pub fn binary(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut number, mut unit) = (bytes as f64, 0);
+    while number >= 1024.0 && unit + 1 < UNITS.len() {
+        (number, unit) = (number / 1024.0, unit + 1);
+    }
+    let digits = match number {
+        ..10.0 => 3,
+        10.0..100.0 => 2,
+        100.0..1000.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{number:.digits$}");
+    let text = if digits > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{}", UNITS[unit])
+}
+
 /// `64 MiB`: powers of 1024, as limits are given; exact where it can be.
 pub fn limit(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -105,6 +123,19 @@ mod tests {
         ];
         for (bytes, text) in table {
             assert_eq!(size(bytes), text, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn memory_has_four_digits() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1536, "1.5KiB"),
+            (12_897_485, "12.3MiB"),
+            (2_087_354_368, "1.944GiB"),
+        ] {
+            assert_eq!(binary(bytes), text);
         }
     }
 

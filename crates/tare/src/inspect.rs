@@ -30,7 +30,7 @@ pub static ANY: Verb = Verb {
     words_end_options: false,
     flags: &[
         FORMAT,
-        Flag::switch("size", "Show sizes of files; they always are shown where they are known").short('s'),
+        Flag::switch("size", "Measure how much a container has written").short('s'),
         Flag::one(
             "type",
             "string",
@@ -48,11 +48,8 @@ pub static CONTAINER: Verb = Verb {
     least: |_| 1,
     most: usize::MAX,
     words_end_options: false,
-    flags: &[
-        FORMAT,
-        Flag::switch("size", "Show sizes of files; they always are shown where they are known").short('s'),
-    ],
-    act: |engine, given| show(given, |word| engine.inspect(word)),
+    flags: &[FORMAT, Flag::switch("size", "Measure how much a container has written").short('s')],
+    act: |engine, given| show(given, |word| measured(engine, given, engine.inspect(word)?)),
     failed: 1,
 };
 
@@ -78,10 +75,23 @@ fn any(engine: &Engine, given: &Given) -> Result<u8> {
             match look(engine, word) {
                 // What cannot be the name of the one kind may be that of another.
                 Err(err) if kind.is_none() && matches!(err.kind(), Kind::NotFound | Kind::Usage) => {}
-                looked => return looked,
+                looked => return measured(engine, given, looked?),
             }
         }
         Err(Error::new(Kind::NotFound, format!("no such object: {word}"))
             .hint("`tare ps --all` lists the containers, `tare images` the images"))
     })
+}
+
+/// With the sizes of a container's files, where they are asked for.
+fn measured(engine: &Engine, given: &Given, mut object: Value) -> Result<Value> {
+    if given.on("size")?
+        && object.get("HostConfig").is_some()
+        && let Some(id) = object["Id"].as_str()
+    {
+        let size = engine.size(id)?;
+        object["SizeRw"] = Value::from(size.written);
+        object["SizeRootFs"] = Value::from(size.with_image);
+    }
+    Ok(object)
 }

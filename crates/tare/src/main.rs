@@ -35,6 +35,7 @@ mod pull;
 mod registry;
 mod run;
 mod start;
+mod stats;
 mod table;
 mod template;
 mod terminal;
@@ -42,6 +43,7 @@ mod tree;
 mod update;
 mod verify;
 mod volume;
+mod why;
 
 #[global_allocator]
 static ARENA: tare_sys::arena::Arena = tare_sys::arena::Arena::new();

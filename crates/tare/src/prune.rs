@@ -1,4 +1,4 @@
-//! `tare image prune` and `tare system prune`: what nobody needs any more goes.
+//! `tare container prune`, `image prune` and `system prune`: what nobody needs any more goes.
 
 use tare_engine::{Engine, ImageFilters, PrunedImages};
 use tare_sys::Result;
@@ -14,6 +14,30 @@ const FILTER: Flag = Flag::many(
     "until=24h",
     "Take only what this holds for ('until=24h', 'label=NAME=VALUE', 'label!=NAME')",
 );
+
+pub static CONTAINERS: Verb = Verb {
+    about: "Remove all containers that do not run",
+    operands: "[OPTIONS]",
+    least: |_| 0,
+    most: 0,
+    words_end_options: false,
+    flags: &[FILTER, Flag::switch("force", "Do not ask").short('f')],
+    act: containers,
+    failed: 1,
+};
+
+fn containers(engine: &Engine, given: &Given) -> Result<u8> {
+    let filters = image_filters::given(given)?;
+    if !given.on("force")? && !confirm("WARNING! This will remove all stopped containers.")? {
+        return Ok(0);
+    }
+    let pruned = engine.prune_stopped(&filters)?;
+    if !pruned.removed.is_empty() {
+        say(&format!("Deleted Containers:\n{}\n\n", pruned.removed.join("\n")))?;
+    }
+    say(&format!("Total reclaimed space: {}\n", human::size(pruned.freed)))?;
+    Ok(0)
+}
 
 pub static IMAGES: Verb = Verb {
     about: "Remove unused images",

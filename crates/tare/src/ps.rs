@@ -1,11 +1,12 @@
 //! `tare ps`: the containers there are.
 
-use tare_engine::{Engine, Summary};
+use serde_json::Value;
+use tare_engine::{Engine, ListQuery, Summary};
 use tare_sys::Result;
 
 use crate::flag::{Flag, Given};
 use crate::human;
-use crate::parse::{self, Parsed};
+use crate::parse;
 use crate::table::{self, Column, Row};
 use crate::terminal::say;
 use crate::tree::Verb;
@@ -19,7 +20,14 @@ const COLUMNS: [Column; 7] = [
     ("Ports", "PORTS"),
     ("Names", "NAMES"),
 ];
-const HEADINGS: [Column; 3] = [("CreatedAt", "CREATED AT"), ("Labels", "LABELS"), ("State", "STATE")];
+const WITH_SIZE: [Column; 8] =
+    [COLUMNS[0], COLUMNS[1], COLUMNS[2], COLUMNS[3], COLUMNS[4], COLUMNS[5], COLUMNS[6], ("Size", "SIZE")];
+const HEADINGS: [Column; 4] = [
+    ("CreatedAt", "CREATED AT"),
+    ("Labels", "LABELS"),
+    ("LocalVolumes", "LOCAL VOLUMES"),
+    ("State", "STATE"),
+];
 
 pub static PS: Verb = Verb {
     about: "List containers",
@@ -32,10 +40,15 @@ pub static PS: Verb = Verb {
     failed: 1,
 };
 
-static FLAGS: [Flag; 7] = [
+static FLAGS: [Flag; 8] = [
     Flag::switch("all", "Show all containers, not just those that run").short('a'),
-    Flag::many("filter", "status=exited", "Show only some (name=, id=, status=, exited=, ancestor=, label=)")
-        .short('f'),
+    Flag::many(
+        "filter",
+        "status=exited",
+        "Show only some (ancestor=, before=, exited=, expose=, health=, id=, label=, name=, network=, publish=, \
+         since=, status=, volume=)",
+    )
+    .short('f'),
     Flag::one(
         "format",
         "string",
@@ -47,25 +60,30 @@ static FLAGS: [Flag; 7] = [
     Flag::switch("latest", "Show the container created last, whatever its state").short('l'),
     Flag::switch("no-trunc", "Do not shorten what is printed"),
     Flag::switch("quiet", "Print IDs only").short('q'),
+    Flag::switch("size", "Show how much each has written").short('s'),
 ];
 
 fn ps(engine: &Engine, given: &Given) -> Result<u8> {
-    let filters = given.values("filter", Filter::parse)?;
     let last = given.value("last", parse::number(-1, i64::MAX))?.and_then(|last| usize::try_from(last).ok());
-    let last = if given.on("latest")? { Some(1) } else { last.filter(|last| *last > 0) };
-    // Who asks for the exited ones, or for the last one, does not mean those that run.
-    let all = given.on("all")? || last.is_some() || filters.iter().any(Filter::asks_for_state);
-    let mut containers = engine.list(all)?;
-    containers.sort_by_key(|container| std::cmp::Reverse(container.created));
-    containers.retain(|container| matches(container, &filters));
-    containers.truncate(last.unwrap_or(usize::MAX));
+    let format = given.text("format").unwrap_or_default();
+    let size = given.on("size")?;
+    let mut query = ListQuery {
+        all: given.on("all")?,
+        last: if given.on("latest")? { Some(1) } else { last.filter(|last| *last > 0) },
+        // A template that shows it asks for it.
+        size: size || format.contains(".Size"),
+        ..ListQuery::default()
+    };
+    given.texts("filter").into_iter().try_for_each(|filter| query.filter(filter))?;
+    let containers = engine.list(&query)?;
     let whole = given.on("no-trunc")?;
     if given.on("quiet")? {
         let ids = containers.iter().map(|container| format!("{}\n", id(container, whole)));
         say(&ids.collect::<String>())?;
     } else {
         let rows = containers.iter().map(|container| row(container, whole)).collect();
-        table::print(given, &COLUMNS, &HEADINGS, rows)?;
+        let columns: &[Column] = if size { &WITH_SIZE } else { &COLUMNS };
+        table::print(given, columns, &HEADINGS, rows)?;
     }
     Ok(0)
 }
@@ -75,143 +93,61 @@ fn id(container: &Summary, whole: bool) -> &str {
 }
 
 fn row(container: &Summary, whole: bool) -> Row {
-    let command = if whole { container.command.clone() } else { human::shortened(&container.command, 20) };
+    let cut = |text: &str, length| if whole { text.to_owned() } else { human::shortened(text, length) };
     let labels: Vec<_> = container.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    table::row([
-        ("Command", format!("{command:?}")),
+    let mounts: Vec<_> = container.mounts.iter().map(|mount| cut(mount, 15)).collect();
+    let size = container.size.map_or_else(
+        || "0B".to_owned(),
+        |size| format!("{} (virtual {})", human::size(size.written), human::size(size.with_image)),
+    );
+    let mut row = table::row([
+        ("Command", format!("{:?}", cut(&container.command, 20))),
         ("CreatedAt", human::moment(container.created)),
         ("ID", id(container, whole).to_owned()),
         ("Image", container.image.clone()),
         ("Labels", labels.join(",")),
+        ("LocalVolumes", container.volumes.to_string()),
+        ("Mounts", mounts.join(",")),
         ("Names", container.name.clone()),
-        // No network publishes any yet; scripts that count columns find Docker's.
-        ("Ports", String::new()),
+        ("Networks", container.networks.join(",")),
+        ("Ports", container.ports.join(", ")),
         ("RunningFor", human::ago(container.created)),
+        ("Size", size),
         ("State", container.state.clone()),
         ("Status", container.status.clone()),
-    ])
-}
-
-/// One `--filter KEY=VALUE`.
-#[derive(Debug, PartialEq, Eq)]
-struct Filter {
-    key: Key,
-    value: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    Name,
-    Id,
-    Status,
-    Exited,
-    Ancestor,
-    Label,
-}
-
-impl Filter {
-    fn parse(text: &str) -> Parsed<Filter> {
-        let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE")?;
-        let key = match key {
-            "name" => Key::Name,
-            "id" => Key::Id,
-            "status" => Key::Status,
-            "exited" => Key::Exited,
-            "ancestor" => Key::Ancestor,
-            "label" => Key::Label,
-            _ => return Err("the key can be name, id, status, exited, ancestor or label".to_owned()),
-        };
-        match key {
-            Key::Status if !["created", "running", "exited"].contains(&value) => {
-                Err("the status can be created, running or exited".to_owned())
-            }
-            Key::Exited if value.parse::<i32>().is_err() => Err("the exit code is not a number".to_owned()),
-            _ => Ok(Filter { key, value: value.to_owned() }),
-        }
-    }
-
-    fn asks_for_state(&self) -> bool {
-        matches!(self.key, Key::Status | Key::Exited)
-    }
-
-    fn fits(&self, container: &Summary) -> bool {
-        let value = self.value.as_str();
-        match self.key {
-            Key::Name => container.name.contains(value.trim_start_matches('/')),
-            Key::Id => container.id.starts_with(value),
-            Key::Status => container.state == value,
-            Key::Exited => container.exit_code.is_some_and(|code| value.parse() == Ok(i32::from(code))),
-            Key::Ancestor => {
-                container.image == value || container.image.strip_suffix(":latest") == Some(value)
-            }
-            Key::Label => match value.split_once('=') {
-                Some((key, value)) => container.labels.get(key).is_some_and(|found| found == value),
-                None => container.labels.contains_key(value),
-            },
-        }
-    }
-}
-
-/// Of filters with the same key one must fit, but every label counts.
-fn matches(container: &Summary, filters: &[Filter]) -> bool {
-    filters.iter().all(|filter| match filter.key {
-        Key::Label => filter.fits(container),
-        key => filters.iter().any(|other| other.key == key && other.fits(container)),
-    })
+    ]);
+    // For `{{.Label "com.example"}}`; it is not printed otherwise.
+    row.insert("Label".to_owned(), Value::from_iter(container.labels.clone()));
+    row
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn container() -> Summary {
-        Summary {
-            id: "0123456789abcdef".to_owned(),
-            name: "brave_web".to_owned(),
-            image: "busybox:latest".to_owned(),
-            command: "sh -c echo \"hello\" world".to_owned(),
-            created: 0,
-            state: "exited".to_owned(),
-            status: "Exited (3) 2 minutes ago".to_owned(),
-            exit_code: Some(3),
-            oom_killed: false,
-            labels: [("a".to_owned(), "b".to_owned()), ("c".to_owned(), String::new())].into(),
-        }
-    }
-
     #[test]
     fn rows_have_dockers_fields() {
-        let short = row(&container(), false);
+        let container = Summary {
+            id: "0123456789abcdef".to_owned(),
+            name: "brave_web".to_owned(),
+            command: "sh -c echo \"hello\" world".to_owned(),
+            state: "exited".to_owned(),
+            status: "Exited (3) 2 minutes ago".to_owned(),
+            labels: [("a".to_owned(), "b".to_owned()), ("c".to_owned(), String::new())].into(),
+            mounts: vec!["/a/long/way/down/here".to_owned(), "data".to_owned()],
+            ..Summary::default()
+        };
+        let short = row(&container, false);
         assert_eq!(short["ID"], "0123456789ab");
         assert_eq!(short["Command"], "\"sh -c echo \\\"hello\\\" …\"");
         assert_eq!(short["Labels"], "a=b,c=");
         assert_eq!(short["State"], "exited");
         assert_eq!(short["Status"], "Exited (3) 2 minutes ago");
-        assert_eq!(row(&container(), true)["ID"], "0123456789abcdef");
-    }
-
-    #[test]
-    fn filters_add_up() {
-        let table: [(&[&str], bool); 12] = [
-            (&[], true),
-            (&["name=web"], true),
-            (&["name=db", "name=web"], true),
-            (&["name=db"], false),
-            (&["id=0123"], true),
-            (&["status=exited", "exited=3"], true),
-            (&["exited=0"], false),
-            (&["status=running"], false),
-            (&["ancestor=busybox"], true),
-            (&["label=a", "label=c"], true),
-            (&["label=a=x"], false),
-            (&["label=a", "label=d"], false),
-        ];
-        for (filters, fits) in table {
-            let parsed: Vec<_> = filters.iter().map(|filter| Filter::parse(filter).unwrap()).collect();
-            assert_eq!(matches(&container(), &parsed), fits, "{filters:?}");
-        }
-        for text in ["", "name", "size=1", "status=asleep", "exited=x"] {
-            assert!(Filter::parse(text).is_err(), "{text}");
-        }
+        assert_eq!(short["Mounts"], "/a/long/way/do…,data");
+        assert_eq!(short["Size"], "0B");
+        assert_eq!(row(&container, true)["ID"], "0123456789abcdef");
+        let fields: Vec<_> = short.keys().map(String::as_str).filter(|field| *field != "Label").collect();
+        let docker = "Command CreatedAt ID Image Labels LocalVolumes Mounts Names Networks Ports RunningFor Size State Status";
+        assert_eq!(fields.join(" "), docker);
     }
 }

@@ -17,7 +17,7 @@ pub type Row = Map<String, Value>;
 pub type Column = (&'static str, &'static str);
 
 /// How a list is to be printed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Format {
     /// The usual columns.
     Table,
@@ -68,7 +68,14 @@ pub fn lines(given: &Given, columns: &[Column], headings: &[Column], rows: Vec<R
 
 fn text(format: &Format, columns: &[Column], headings: &[Column], rows: Vec<Row>) -> Result<String, String> {
     match format {
-        Format::Json => Ok(rows.into_iter().map(|row| format!("{}\n", Value::Object(row))).collect()),
+        Format::Json => {
+            let line = |mut row: Row| {
+                // There for `.Label`, and no field of Docker's.
+                row.remove("Label");
+                format!("{}\n", Value::Object(row))
+            };
+            Ok(rows.into_iter().map(line).collect())
+        }
         Format::Table => {
             let head: Vec<_> = columns.iter().map(|(_, heading)| (*heading).to_owned()).collect();
             let cell =
@@ -90,8 +97,8 @@ fn text(format: &Format, columns: &[Column], headings: &[Column], rows: Vec<Row>
             let rows = rows.into_iter().map(|row| {
                 Value::Object(row.into_iter().map(|(name, value)| (name, made_harmless(value))).collect())
             });
-            let lines =
-                head.into_iter().chain(rows).map(|row| template.fill(&row)).collect::<Result<Vec<_>, _>>()?;
+            let head = head.into_iter().map(|row| template.fill_heading(&row));
+            let lines = head.chain(rows.map(|row| template.fill(&row))).collect::<Result<Vec<_>, _>>()?;
             match headed {
                 true => Ok(aligned(lines.into_iter())),
                 false => Ok(lines.into_iter().map(|line| line + "\n").collect()),
@@ -108,7 +115,7 @@ fn made_harmless(value: Value) -> Value {
 }
 
 /// Lines of cells with tabs between, as columns: at least 10 wide, 3 apart, as Docker's.
-fn aligned(lines: impl Iterator<Item = String>) -> String {
+pub fn aligned(lines: impl Iterator<Item = String>) -> String {
     let mut writer = TabWriter::new(Vec::new()).minwidth(7).padding(3);
     for line in lines {
         // Writing to memory does not fail.

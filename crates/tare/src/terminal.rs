@@ -24,7 +24,7 @@ pub fn width() -> usize {
     size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80).max(40)
 }
 
-/// How standard error may be coloured.
+/// How a stream may be coloured.
 #[derive(Clone, Copy)]
 pub struct Paint(bool);
 
@@ -35,12 +35,28 @@ impl Paint {
 
     /// Colours only for a person who did not ask for none (<https://no-color.org>).
     pub fn stderr() -> Paint {
+        Paint(Paint::may(io::stderr().is_terminal()))
+    }
+
+    /// As [`stderr`](Paint::stderr), for standard output.
+    pub fn stdout() -> Paint {
+        Paint(Paint::may(io::stdout().is_terminal()))
+    }
+
+    /// No colours.
+    #[cfg(test)]
+    pub fn none() -> Paint {
+        Paint(false)
+    }
+
+    fn may(is_terminal: bool) -> bool {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Paint(
-            io::stderr().is_terminal()
-                && !unwanted
-                && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
-        )
+        is_terminal && !unwanted && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    }
+
+    /// For what it is about.
+    pub fn bold(self, text: &str) -> String {
+        self.with("1", text)
     }
 
     /// For what went wrong.

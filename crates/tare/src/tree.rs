@@ -18,6 +18,7 @@ use crate::{
     attach, carry, containers, copy, disk, export, help, image_copy, images, import, info, inspect, life,
     login, network, prune, ps, pull, registry, run, start, terminal, update, verify, volume,
 };
+use crate::{stats, why};
 
 /// One thing that can be done.
 pub struct Verb {
@@ -99,11 +100,14 @@ pub static OTHERS: &[Place] = &[
     place("save", &carry::SAVE),
     place("search", &registry::SEARCH),
     place("start", &start::START),
+    place("stats", &stats::STATS),
     place("stop", &containers::STOP),
     place("tag", &carry::TAG),
+    place("top", &stats::TOP),
     place("unpause", &life::UNPAUSE),
     place("update", &update::UPDATE),
     place("wait", &life::WAIT),
+    place("why", &why::WHY),
 ];
 
 /// The kinds of objects. A new group also gets a row in `command`.
@@ -123,6 +127,7 @@ const CONTAINER: Group = Group {
         place("kill", &containers::KILL),
         place("logs", &containers::LOGS),
         place("port", &network::PORT),
+        place("prune", &prune::CONTAINERS),
         Place { name: "ls", also: &["list", "ps"], verb: &ps::PS },
         place("pause", &life::PAUSE),
         place("rename", &life::RENAME),
@@ -130,10 +135,13 @@ const CONTAINER: Group = Group {
         Place { name: "rm", also: &["remove"], verb: &containers::REMOVE },
         place("run", &run::RUN),
         place("start", &start::START),
+        place("stats", &stats::STATS),
         place("stop", &containers::STOP),
+        place("top", &stats::TOP),
         place("unpause", &life::UNPAUSE),
         place("update", &update::UPDATE),
         place("wait", &life::WAIT),
+        place("why", &why::WHY),
     ],
 };
 

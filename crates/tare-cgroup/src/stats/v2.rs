@@ -70,6 +70,16 @@ pub(super) fn stats(cgroup: &Cgroup) -> Result<Stats> {
     })
 }
 
+pub(super) fn pressure(cgroup: &Cgroup, what: &str) -> Result<Option<f64>> {
+    Ok(file(cgroup, &format!("{what}.pressure"))?.and_then(|text| some_of_ten(&text)))
+}
+
+/// `some avg10=1.23 avg60=… avg300=… total=…`
+fn some_of_ten(text: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    line.split_ascii_whitespace().find_map(|word| word.strip_prefix("avg10="))?.parse().ok()
+}
+
 /// `cpu.stat` counts in microseconds; the throttling lines are there with the cpu controller only.
 fn cpu(text: &str) -> CpuStats {
     let nanoseconds = |key| value_of(text, key).unwrap_or(0).saturating_mul(1000);
@@ -113,6 +123,13 @@ mod tests {
         let text = format!("{text}nr_periods 9\nnr_throttled 4\nthrottled_usec 7\n");
         let throttling = Some(Throttling { periods: 9, throttled_periods: 4, throttled: 7000 });
         assert_eq!(cpu(&text), CpuStats { throttling, ..plain });
+    }
+
+    #[test]
+    fn reads_pressure() {
+        assert_eq!(some_of_ten("some avg10=1.25 avg60=0.00 total=9\nfull avg10=0.50\n"), Some(1.25));
+        assert_eq!(some_of_ten("full avg10=0.50\n"), None);
+        assert_eq!(some_of_ten("some avg10=x"), None);
     }
 
     #[test]

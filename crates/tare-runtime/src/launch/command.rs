@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use tare_sys::process;
 use tare_sys::{Error, Kind, Result};
 
+use crate::program;
 use crate::user::User;
 
 /// What is to be executed.
@@ -125,6 +126,17 @@ impl Command {
     /// Executes; comes back only with the reason why not, in words that callers of runc look for.
     pub fn execute(&self, program: &CString) -> Error {
         let errno = process::exec(program, &self.args, &self.env);
+        let error = self.refused(program, errno);
+        match errno {
+            Errno::NOENT | Errno::NOEXEC | Errno::ACCESS | Errno::LIBBAD => match program::explain(program) {
+                Some(why) => error.hint_instead(why),
+                None => error,
+            },
+            _ => error,
+        }
+    }
+
+    fn refused(&self, program: &CString, errno: Errno) -> Error {
         let path = program.to_string_lossy();
         match errno {
             Errno::NOENT if Path::new(&*path).exists() => self

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tare_engine::request::{
-    Config, CreateRequest, Empty, EndpointSettings, HostConfig, NetworkLimits, NetworkingConfig, PortBinding,
-    RestartPolicy, TimeOffsets,
+    Config, CreateRequest, Empty, EndpointSettings, HostConfig, LogConfig, NetworkLimits, NetworkingConfig,
+    PortBinding, RestartPolicy, TimeOffsets,
 };
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -151,6 +151,10 @@ fn host_config(given: &Given) -> Result<HostConfig> {
         container_id_file: owned(given, "cidfile"),
         cgroup_parent: owned(given, "cgroup-parent"),
         auto_remove: given.on("rm")?,
+        log_config: LogConfig {
+            kind: owned(given, "log-driver"),
+            config: given.values("log-opt", parse::pair("option"))?.into_iter().collect(),
+        },
         restart_policy: given.value("restart", restart_policy)?.unwrap_or_default(),
         group_add: given.strings("group-add"),
         dns: given.values("dns", parse::ip)?,
