@@ -51,6 +51,11 @@ fn a_commit_has_what_the_container_had_and_not_what_it_had_removed() {
     assert_eq!(image["RootFS"]["Layers"].as_array().map(Vec::len), Some(3));
     let history = host.tare(["history", "--format", "{{.Comment}}|{{.CreatedBy}}", "team/app:2"]).run().ok();
     assert!(history.starts_with("a note|sh -c echo above"), "{history}");
+    let plain = host
+        .tare(["history", "-H=false", "--format", "{{.Size}}|{{.CreatedSince}}", "team/app:2"])
+        .run()
+        .ok();
+    assert!(plain.starts_with("15|20") && plain.contains("UTC"), "{plain}");
 
     // Other tools read the same out of it.
     let file = host.work().join("app.tar");

@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::path::Path;
 
 use tare_tests::engine::{self, Client, Docker, Steps, shared};
-use tare_tests::eventually;
 use tare_tests::process::Process;
+use tare_tests::{Host, eventually};
 
 #[test]
 fn docker_runs_its_containers() {
@@ -26,9 +27,35 @@ fn docker_runs_its_containers() {
     steps.add("a mount that makes no sense is an error", || a_mount_that_makes_no_sense(client));
     steps.add("the terminal has its size from the beginning", || the_terminal_has_its_size(client));
     steps.add("cgroup namespaces are private or the host's", || cgroup_namespaces(client));
+    steps.add("images go to tare and come back", || images(client, docker.scratch.path()));
     let mut failures = steps.run();
     failures.extend(docker.left().into_iter().map(|thing| format!("left behind: {thing}")));
     assert!(failures.is_empty(), "{} do not hold:\n{}", failures.len(), failures.join("\n\n"));
+}
+
+/// Images by `save` and `load`, both ways: with a layer that takes away, by commit.
+fn images(client: &Client, folder: &Path) {
+    let host = Host::new();
+    host.busybox();
+    let change = "echo data >/data; rm /bin/ls; mkdir /new; touch /bin/made; chown 7:8 /data";
+    host.tare(["run", "--name", "maker", "busybox", "sh", "-c", change]).run().ok();
+    host.tare(["commit", "-c", "CMD [\"cat\", \"/data\"]", "maker", "tare/made:1"]).run().ok();
+    let file = folder.join("made.tar");
+    host.tare(["save", "-o"]).arg(&file).arg("tare/made:1").run().ok();
+    client.call(["load", "-q", "-i"]).arg(&file).run().prints("Loaded image: tare/made:1");
+    client.call(["run", "--rm", "--network=none", "tare/made:1"]).run().prints("data");
+    let script =
+        ["sh", "-c", "stat -c '%u %g' /data; test -e /bin/ls || echo gone; test -d /new && echo new"];
+    client.call(["run", "--rm", "--network=none", "tare/made:1"]).args(script).run().prints("7 8\ngone\nnew");
+
+    let (back, other) = (folder.join("back.tar"), Host::new());
+    client.call(["save", "-o"]).arg(&back).arg("tare/made:1").run().ok();
+    other.tare(["load", "-i"]).arg(&back).run().prints("Loaded image: tare/made:1");
+    let id = |host: &Host| host.tare(["inspect", "-f", "{{.Id}}", "tare/made:1"]).run().ok();
+    assert_eq!(id(&host), id(&other), "the same image, whoever carried it");
+    other.tare(["run", "--rm", "tare/made:1"]).args(script).run().prints("7 8\ngone\nnew");
+    other.tare(["image", "verify"]).run().ok();
+    client.call(["rmi", "tare/made:1"]).run().ok();
 }
 
 fn docker_knows_the_runtime(client: &Client) {

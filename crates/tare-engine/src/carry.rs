@@ -68,11 +68,17 @@ impl Engine {
     ///
     /// Errors: [`Kind::Corrupt`] for an archive that is damaged or contradicts itself, [`Kind::Permission`] for whoever
     /// is not root. Images that were loaded before the one that failed stay.
-    pub fn load_images(&self, archive: File, watch: &Watch<'_>) -> Result<Vec<Loaded>> {
+    pub fn load_images(
+        &self,
+        archive: File,
+        platform: Option<&str>,
+        watch: &Watch<'_>,
+    ) -> Result<Vec<Loaded>> {
         need_root()?;
         let store = self.images()?;
         let mut archive = ImageArchive::open_any(archive, &store.scratch()?)?;
-        let found = archive.images(&Platform::host())?;
+        let platform = platform.map_or_else(|| Ok(Platform::host()), Platform::parse)?;
+        let found = archive.images(&platform)?;
         let mut loaded = Vec::new();
         for image in &found {
             let options = TakeOptions { progress: Some(watch), ..TakeOptions::default() };

@@ -94,7 +94,7 @@ impl Engine {
             let containers = &mut usage.containers;
             containers.total += 1;
             match status.state {
-                State::Running => containers.active += 1,
+                State::Running | State::Paused | State::Restarting => containers.active += 1,
                 _ => containers.reclaimable += size,
             }
             images_of.push(record.image_id);

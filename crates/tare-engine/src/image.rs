@@ -267,7 +267,7 @@ impl Engine {
             let folders = self.roots().folders(&id);
             let Ok(record) = folders.record() else { continue };
             let status = folders.status().ok().flatten().unwrap_or_else(Status::created);
-            let runs = status.state == State::Running;
+            let runs = matches!(status.state, State::Running | State::Paused | State::Restarting);
             // What is mounted in a container, it stands on as well.
             let mounted =
                 record.mounts.into_iter().filter(|point| point.kind == "image").map(|point| point.name);

@@ -181,16 +181,13 @@ impl Origin<'_> {
             work(layout, &image)?;
             return Ok(image.id.to_string());
         }
-        let folder = engine.images()?.scratch()?.join(format!(".copy-{}", std::process::id()));
-        let done = (|| {
-            Layout::at(&folder).write(&self.incoming, self.source, None)?;
-            let layout = ImageStore::open(&folder)?;
-            let image = layout.outline(&self.incoming)?;
-            work(&layout, &image)?;
-            Ok(image.id.to_string())
-        })();
-        let removed = std::fs::remove_dir_all(&folder).doing(|| format!("remove {}", folder.display()));
-        done.and_then(|id| removed.map(|()| id))
+        let staging = engine.images()?.staging()?;
+        let folder = staging.path().join("layout");
+        Layout::at(&folder).write(&self.incoming, self.source, None)?;
+        let layout = ImageStore::open(&folder)?;
+        let image = layout.outline(&self.incoming)?;
+        work(&layout, &image)?;
+        Ok(image.id.to_string())
     }
 }
 

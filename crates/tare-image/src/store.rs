@@ -61,6 +61,7 @@ pub use collect::Collected;
 pub use commit::CommitOptions;
 pub use compact::Compacted;
 pub use import::{ImportOptions, Progress};
+pub use pending::Staging;
 pub use record::RunRecord;
 pub use remove::{Removal, Removed};
 pub use take::{Incoming, LayerState, Source, TakeOptions, Watch};

@@ -21,6 +21,12 @@ pub static LOAD: Verb = Verb {
     words_end_options: false,
     flags: &[
         Flag::one("input", "file", "images.tar", "Read from a tar archive file, instead of STDIN").short('i'),
+        Flag::one(
+            "platform",
+            "string",
+            "linux/arm64",
+            "Load the images for another platform than this machine's",
+        ),
         Flag::switch("quiet", "Suppress the load output").short('q'),
     ],
     act: load,
@@ -67,7 +73,8 @@ fn load(engine: &Engine, given: &Given) -> Result<u8> {
     };
     let quiet = given.on("quiet")?;
     let progress = Progress::new(Doing::Loading, !quiet);
-    let loaded = engine.load_images(archive, &|digest, state| progress.tell(digest, state));
+    let loaded =
+        engine.load_images(archive, given.text("platform"), &|digest, state| progress.tell(digest, state));
     progress.clear();
     let loaded = loaded.doing(|| format!("load {}", source.unwrap_or("standard input")))?;
     for image in loaded {

@@ -88,6 +88,7 @@ pub static HISTORY: Verb = Verb {
             "json",
             "Print as 'table', 'json' or by a template ('{{.ID}}', 'table {{.ID}}')",
         ),
+        Flag::switch("human", "Print sizes and dates for people (the default)").short('H'),
         Flag::switch("no-trunc", "Do not shorten what is printed"),
         Flag::switch("quiet", "Print IDs only").short('q'),
     ],
@@ -107,7 +108,7 @@ const COMMAND: usize = 45;
 
 fn history(engine: &Engine, given: &Given) -> Result<u8> {
     let steps = engine.history(given.words()[0])?;
-    let whole = given.on("no-trunc")?;
+    let (whole, human) = (given.on("no-trunc")?, given.maybe("human")?.unwrap_or(true));
     let id = |step: &Step| match step.id.as_str() {
         "" => "<missing>".to_owned(),
         id if whole => id.to_owned(),
@@ -125,9 +126,12 @@ fn history(engine: &Engine, given: &Given) -> Result<u8> {
             ("Comment", step.comment.clone()),
             ("CreatedAt", when(human::moment(step.created))),
             ("CreatedBy", command),
-            ("CreatedSince", when(human::ago(step.created))),
+            (
+                "CreatedSince",
+                when(if human { human::ago(step.created) } else { human::moment(step.created) }),
+            ),
             ("ID", id(step)),
-            ("Size", human::size(step.size)),
+            ("Size", if human { human::size(step.size) } else { step.size.to_string() }),
         ])
     };
     table::print(given, &STEP_COLUMNS, &HEADINGS, steps.iter().map(row).collect())?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -90,6 +90,28 @@ impl Pending {
             }
         }
         Ok(found)
+    }
+}
+
+/// A folder for files on their way from one place to another. It goes, with all in it, when this is dropped, or after its
+/// process has died.
+pub struct Staging(Pending);
+
+impl Staging {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+impl ImageStore {
+    /// Makes a folder on the store's disk that is thrown away.
+    ///
+    /// Errors: those of the disk.
+    pub fn staging(&self) -> Result<Staging> {
+        self.make_folders()?;
+        let lock = self.lock()?;
+        Pending::create(self, &lock).map(Staging)
     }
 }
 
