@@ -100,7 +100,7 @@ pub fn stdin_writer(folders: &Folders) -> Result<OwnedFd> {
 }
 
 /// The container's root gets its FIFOs, so that it can hand them to its user: `echo > /dev/stdout` opens them again.
-fn give(file: OwnedFd, base: Option<u32>) -> Result<OwnedFd> {
+pub fn give(file: OwnedFd, base: Option<u32>) -> Result<OwnedFd> {
     if let Some(base) = base {
         let (uid, gid) = (Uid::from_raw(base), Gid::from_raw(base));
         rustix::fs::fchown(file.as_fd(), Some(uid), Some(gid)).doing(|| "fchown(FIFO)")?;

@@ -1,5 +1,7 @@
 //! A tiny init as PID 1: passes signals on, reaps whatever is orphaned, ends as its child ends.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use tare_sys::process::{self, Ended};
 use tare_sys::{Context, Result, signal};
 
@@ -23,6 +25,35 @@ pub fn split() -> Result<()> {
             process::exit_now(i32::from(ended.code()))
         }
     }
+}
+
+/// Splits like [`split`], for one more process in a container: the old one stays as the reaper of all that the new one
+/// leaves behind. It writes to `tell` how the program ended, as two bytes: 0 and the status, or 1 and the signal.
+pub fn watch_over(tell: &OwnedFd) -> Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .doing(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
+    signal::block_all()?;
+    let Some(child) = process::fork()? else {
+        // A reaper that is killed takes the program with it.
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        let _ = rustix::process::setpgid(None, None);
+        if rustix::termios::isatty(rustix::stdio::stdin()) {
+            let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpid());
+        }
+        return signal::unblock_all();
+    };
+    let _ = rustix::thread::set_name(c"tare-reaper");
+    // Our copies of its files would keep its pipes open.
+    let _ = process::close_from_but(0, &[tell.as_fd()]);
+    let ended = run(child);
+    let word = match ended {
+        Ended::Exited(status) => [0, status],
+        Ended::Killed(signal) => [1, signal as u8],
+    };
+    let _ = rustix::io::write(tell, &word);
+    let _ = process::close_from(0);
+    while process::wait_for_any().is_ok() {}
+    process::exit_now(i32::from(ended.code()))
 }
 
 fn run(main: rustix::process::Pid) -> Ended {

@@ -51,7 +51,7 @@ use crate::seccomp::Compiled;
 use crate::user::UserRequest;
 use message::{FromChild, ToChild};
 
-pub use join::{Join, join};
+pub use join::{Join, Joined, join};
 pub(crate) use outside::map_ids;
 
 /// Everything a launch needs beside the spec.

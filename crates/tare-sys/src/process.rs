@@ -190,6 +190,18 @@ pub fn ended(pidfd: BorrowedFd<'_>) -> Result<Option<Ended>> {
     }))
 }
 
+/// Waits for any child to end, and reaps it; an error once there is none.
+pub fn wait_for_any() -> Result<()> {
+    loop {
+        // SAFETY: the status pointer may be null (waitpid(2)).
+        match check(unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) }.into()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::syscall("waitpid(-1)", errno)),
+        }
+    }
+}
+
 /// Reaps any child that has ended; `None` when none has. For an init.
 pub fn reap_any() -> Result<Option<(Pid, Ended)>> {
     let mut status: libc::c_int = 0;

@@ -11,6 +11,7 @@ mod containers;
 mod copy;
 mod disk;
 mod events;
+mod exec;
 mod export;
 mod failure;
 mod flag;

@@ -16,6 +16,8 @@ use crate::{attach, failure, human, pull, terminal};
 mod flags;
 mod request;
 
+pub use request::environment;
+
 /// SIGKILL's exit code, which is also that of a container out of memory.
 const KILLED: u8 = 128 + 9;
 

@@ -11,14 +11,13 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use tare_engine::{Engine, Roots};
 use tare_sys::{Context, Error, Kind, Result};
 
-use crate::events;
 use crate::failure;
 use crate::flag::{self, Flag, Given};
 use crate::{
     attach, carry, containers, copy, disk, export, help, image_copy, images, import, info, inspect, life,
     login, network, prune, ps, pull, registry, run, start, terminal, update, verify, volume,
 };
-use crate::{stats, why};
+use crate::{events, exec, stats, why};
 
 /// One thing that can be done.
 pub struct Verb {
@@ -81,6 +80,7 @@ pub static OTHERS: &[Place] = &[
     place("create", &run::CREATE),
     place("diff", &export::DIFF),
     place("events", &events::EVENTS),
+    place("exec", &exec::EXEC),
     place("export", &export::EXPORT),
     place("help", &help::HELP),
     place("history", &images::HISTORY),
@@ -123,6 +123,7 @@ const CONTAINER: Group = Group {
         place("create", &run::CREATE),
         place("diff", &export::DIFF),
         place("export", &export::EXPORT),
+        place("exec", &exec::EXEC),
         place("inspect", &inspect::CONTAINER),
         place("kill", &containers::KILL),
         place("logs", &containers::LOGS),

@@ -51,7 +51,10 @@ impl Container {
                 entrance: &cgroup.entrance()?,
                 filter: filter.as_ref(),
                 preserve_fds: options.preserve_fds,
+                stdio: None,
+                reaps: false,
             })
+            .map(|joined| joined.running)
         };
         let cgroup = self.cgroup()?;
         let running = match options.cgroups.as_slice() {

@@ -11,7 +11,7 @@ use tare_sys::process::{self, Side, namespace};
 use tare_sys::{Context, Error, Kind, Result, signal, tty};
 
 use super::command::Command;
-use super::finish::{self, Finish, Label};
+use super::finish::{self, Finish, Init, Label};
 use super::identity::{self, Identity};
 use super::message::{self, FromChild, ToChild};
 use super::{Launch, hook_state, outside, view};
@@ -114,7 +114,15 @@ fn set_up<'a>(start: &'a Start<'a>, channel: &Channel) -> Result<Finish<'a>> {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         (list, hook_state(spec, bundle.id, bundle.path, "created", pid))
     });
-    Ok(Finish { command, program, identity, filter: launch.filter, label, init: launch.init, hooks })
+    Ok(Finish {
+        command,
+        program,
+        identity,
+        filter: launch.filter,
+        label,
+        init: if launch.init { Init::First } else { Init::None },
+        hooks,
+    })
 }
 
 /// Waits for the parent's next message; a parent that is gone means that this container is not to be.

@@ -24,10 +24,20 @@ pub struct Finish<'a> {
     pub filter: Option<&'a Compiled>,
     /// The security module's label for the program, and the host's procfs to write it through.
     pub label: Option<Label<'a>>,
-    /// Run our own init.
-    pub init: bool,
+    /// What of ours stays beside the program.
+    pub init: Init,
     /// The hooks that belong just before exec, and what they are told.
     pub hooks: Option<(&'a [Hook], HookState<'a>)>,
+}
+
+/// What of ours stays beside the program.
+pub enum Init {
+    /// Nothing.
+    None,
+    /// An init, as PID 1.
+    First,
+    /// A reaper, which tells here how the program ended.
+    Reaper(OwnedFd),
 }
 
 /// A label that exec shall give.
@@ -110,8 +120,10 @@ fn until_exec(channel: &Channel, work: &Finish<'_>) -> Result<()> {
         message::send(channel, &FromChild::Ready, &[])?;
     }
     work.identity.settle()?;
-    if work.init {
-        init::split()?;
+    match &work.init {
+        Init::None => {}
+        Init::First => init::split()?,
+        Init::Reaper(tell) => init::watch_over(tell)?,
     }
     Ok(())
 }

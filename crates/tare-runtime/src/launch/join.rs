@@ -25,7 +25,7 @@ use tare_sys::{Context, Error, Result, signal, tty};
 
 use super::child::{attach_stdio, expect};
 use super::command::Command;
-use super::finish::{self, Finish, Label};
+use super::finish::{self, Finish, Init, Label};
 use super::identity::{self, Identity};
 use super::message::{self, FromChild, ToChild};
 use super::{Agent, Running, died_early, follow, outside, prefer_childs, take_grandchild, unexpected, view};
@@ -55,10 +55,27 @@ pub struct Join<'a> {
     pub filter: Option<&'a Compiled>,
     /// Pass so many of our files on, from 3 upwards.
     pub preserve_fds: u32,
+    /// stdin, stdout and stderr; not used with a terminal. `None`: the caller's own.
+    pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// Leave a reaper beside it, for what it leaves behind itself: a PID 1 need not care for children that it did
+    /// not have.
+    pub reaps: bool,
+}
+
+/// A process that was started in a container.
+#[derive(Debug)]
+pub struct Joined {
+    /// It, or its reaper.
+    pub running: Running,
+    /// Where a reaper tells how the program ended: see [`init::watch_over`](crate::init::watch_over). The end of this file
+    /// without a word, where there is none or it was killed.
+    pub told: OwnedFd,
 }
 
 /// Starts the process.
-pub fn join(join: &Join<'_>) -> Result<Running> {
+pub fn join(join: &Join<'_>) -> Result<Joined> {
+    let (told, tell) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "pipe2(O_CLOEXEC)")?;
     let all = crate::namespaces::listed(join.spec);
     let (ours, theirs) = Channel::pair()?;
     let cgroup = match join.entrance {
@@ -69,20 +86,21 @@ pub fn join(join: &Join<'_>) -> Result<Running> {
     let cloned = process::clone(0, cgroup).map_err(outside::explain_clone);
     if let Ok(Side::Child) = cloned {
         drop(ours);
-        run(join, if back.is_some() { all & !namespace::PID } else { all }, theirs)
+        drop(told);
+        run(join, tell, if back.is_some() { all & !namespace::PID } else { all }, theirs)
     }
     let left = match &back {
         Some(back) => process::enter(back.as_fd(), namespace::PID),
         None => Ok(()),
     };
-    drop(theirs);
+    drop((theirs, tell));
     let Side::Parent(child) = cloned? else { process::exit_now(1) };
     let clones_again = back.is_none() && all & namespace::PID != 0;
     match left
         .map_err(|err| (err, None))
         .and_then(|()| attend(join, clones_again, &ours, child).map_err(|(err, child)| (err, Some(child))))
     {
-        Ok(running) => Ok(running),
+        Ok(running) => Ok(Joined { running, told }),
         Err((err, child)) => {
             if let Some(child) = child {
                 let _ = process::signal(child.pidfd.as_fd(), 9);
@@ -150,8 +168,8 @@ fn attend(
     }
 }
 
-fn run(join: &Join<'_>, enter: u64, channel: Channel) -> ! {
-    let failed = match set_up(join, enter, &channel) {
+fn run(join: &Join<'_>, tell: OwnedFd, enter: u64, channel: Channel) -> ! {
+    let failed = match set_up(join, tell, enter, &channel) {
         Ok(work) => finish::finish(&channel, work),
         Err(err) => err,
     };
@@ -159,7 +177,7 @@ fn run(join: &Join<'_>, enter: u64, channel: Channel) -> ! {
     process::exit_now(1)
 }
 
-fn set_up<'a>(join: &'a Join<'a>, enter: u64, channel: &Channel) -> Result<Finish<'a>> {
+fn set_up<'a>(join: &'a Join<'a>, tell: OwnedFd, enter: u64, channel: &Channel) -> Result<Finish<'a>> {
     // Whoever is in the container must not get at the host's files that we still hold (CVE-2016-9962).
     identity::hide()?;
     let ignored = signal::ignored();
@@ -191,20 +209,28 @@ fn set_up<'a>(join: &'a Join<'a>, enter: u64, channel: &Channel) -> Result<Finis
     let user = join.user.resolve(&root)?;
     let folder = view::open_working_folder(&root, process.cwd())?;
     rustix::process::fchdir(&folder).doing(|| format!("chdir to {}", process.cwd().display()))?;
-    attach_stdio(None, terminal.as_ref(), &user)?;
+    attach_stdio(join.stdio, terminal.as_ref(), &user)?;
     // Exec closes everything at once.
     std::mem::forget((root, folder, terminal));
     let command = Command::of(process, &user)?;
     scheduling::apply(process, join.spec.linux().as_ref(), false)?;
     scheduling::set_final_affinity(process)?;
     let (identity, warnings) = Identity::take(process, &user, join.filter)?;
-    finish::close_the_rest(join.preserve_fds, &[channel.as_fd()], label.as_ref())?;
+    finish::close_the_rest(join.preserve_fds, &[channel.as_fd(), tell.as_fd()], label.as_ref())?;
     signal::reset(ignored);
     signal::unblock_all()?;
     let program = command.find(false)?;
     command.is_not_us(&program)?;
     message::send(channel, &FromChild::Created(warnings), &[])?;
-    Ok(Finish { command, program, identity, filter: join.filter, label, init: false, hooks: None })
+    Ok(Finish {
+        command,
+        program,
+        identity,
+        filter: join.filter,
+        label,
+        init: if join.reaps { Init::Reaper(tell) } else { Init::None },
+        hooks: None,
+    })
 }
 
 /// Clones the real child into the pid namespace just entered, as the parent's own child.

@@ -91,7 +91,7 @@ fn attached(given: &Given) -> Result<Vec<String>> {
 }
 
 /// Files first, so that an option on the line overrides a line in a file.
-fn environment(given: &Given) -> Result<Vec<String>> {
+pub fn environment(given: &Given) -> Result<Vec<String>> {
     let caller = |name: &str| std::env::var(name).ok();
     let mut variables = Vec::new();
     for path in given.texts("env-file") {

@@ -1,0 +1,221 @@
+//! `exec`: one more process in a container that runs.
+//!
+//! ```text
+//! command ──join──▶ reaper (inside) ──▶ program        stdout, stderr: pipes, or a terminal of the container's
+//!    ▲                 │
+//!    └── how it ended ─┘   the reaper stays for what the program leaves behind
+//! ```
+//!
+//! The command is the parent and passes input and output itself; no monitor has anything to do with it.
+
+mod relay;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::{BoxBuilder, Process};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::pipe::PipeFlags;
+use tare_cgroup::Cgroup;
+use tare_runtime::launch::{Join, Joined, join};
+use tare_runtime::seccomp;
+use tare_runtime::user::UserRequest;
+use tare_sys::process::{self, Ended};
+use tare_sys::{Context, Error, Kind, Result, tty};
+
+use crate::attach::Keys;
+use crate::container::{Folders, Record, State, Status};
+use crate::engine::{Engine, not_running};
+use crate::events::Event;
+use crate::policy::{self, ImageSays, Plan};
+use crate::{facts, stdio};
+
+/// What is to run.
+#[derive(Clone, Debug, Default)]
+pub struct ExecRequest {
+    /// The program and its arguments.
+    pub cmd: Vec<String>,
+    /// `KEY=value`, on top of the container's.
+    pub env: Vec<String>,
+    /// `name|uid[:group|gid]`; empty: the container's.
+    pub user: String,
+    /// Absolute path inside; empty: the container's.
+    pub working_dir: String,
+    /// With all capabilities.
+    pub privileged: bool,
+    /// With a terminal of its own.
+    pub tty: bool,
+    /// With the caller's stdin.
+    pub stdin: bool,
+    /// Do not wait for it.
+    pub detach: bool,
+    /// Keys that leave its terminal.
+    pub keys: Keys,
+    /// Kill it after this time.
+    pub timeout: Option<Duration>,
+}
+
+impl Engine {
+    /// Runs it, standing between it and the caller; answers its exit code, or 0 once the caller has left.
+    pub fn exec(&self, container: &str, request: &ExecRequest) -> Result<u8> {
+        let folders = self.find(container)?;
+        let record = folders.record()?;
+        let status = folders.status()?.unwrap_or_else(Status::created);
+        let Some(target) = status.process() else {
+            return Err(not_running(container));
+        };
+        if status.state == State::Paused {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("the container {container} is paused, unpause the container before exec"),
+            ));
+        }
+        let plan = self.decided(&record, &folders, &status)?;
+        tare_runtime::exe::protect(&plan.spec)?;
+        let command = request.cmd.join(" ");
+        self.emit(&Event::container(&record, format!("exec_create: {command}")));
+        let outside = Outside::open(request, status.base)?;
+        let joined = start(&record, &status, target.as_fd(), &plan, request, outside.theirs())?;
+        self.emit(&Event::container(&record, format!("exec_start: {command}")));
+        if request.detach {
+            return Ok(0);
+        }
+        let deadline = request.timeout.map(|time| Instant::now() + time);
+        let code = relay::relay(joined, outside, request, deadline)?;
+        self.emit(&Event::container(&record, "exec_die").with("exitCode", code));
+        Ok(code)
+    }
+
+    /// What was decided for the container when it was started.
+    fn decided(&self, record: &Record, folders: &Folders, status: &Status) -> Result<Plan> {
+        let hierarchies = tare_cgroup::Hierarchies::discover()?;
+        let mut facts = facts::gather(&record.request, &hierarchies)?;
+        facts.id.clone_from(&record.id);
+        facts.files.clone_from(&folders.run);
+        // Wherever its namespaces came from, it is in them.
+        for kind in ["net", "ipc", "pid", "user"] {
+            facts.joined.push((kind, format!("/proc/{}/ns/{kind}", status.pid).into()));
+        }
+        let mut plan = policy::plan(&record.request, &ImageSays::of(&record.image), &facts)?;
+        if let Some(base) = status.base {
+            plan.map_ids(base)?;
+        }
+        Ok(plan)
+    }
+}
+
+fn start(
+    record: &Record,
+    status: &Status,
+    target: std::os::fd::BorrowedFd<'_>,
+    plan: &Plan,
+    request: &ExecRequest,
+    stdio: Option<[std::os::fd::BorrowedFd<'_>; 3]>,
+) -> Result<Joined> {
+    let process = process_of(plan, request)?;
+    let user = match (&plan.user, request.user.as_str()) {
+        (own, "") => own.clone(),
+        (_, user) => {
+            UserRequest::Words { user: user.to_owned(), groups: record.request.host_config.group_add.clone() }
+        }
+    };
+    let profile = plan.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = profile.map(seccomp::compile).transpose()?;
+    let hierarchies = tare_cgroup::Hierarchies::discover()?;
+    let cgroup = Cgroup::open(&hierarchies, &record.cgroup);
+    join(&Join {
+        spec: &plan.spec,
+        id: &record.id,
+        bundle: std::path::Path::new("/"),
+        target,
+        first: status.pid,
+        process: &process,
+        user: &user,
+        entrance: &cgroup.entrance()?,
+        filter: filter.as_ref(),
+        preserve_fds: 0,
+        stdio,
+        reaps: true,
+    })
+}
+
+/// The container's process, but for what the request says otherwise.
+fn process_of(plan: &Plan, request: &ExecRequest) -> Result<Process> {
+    let mut process =
+        plan.spec.process().clone().ok_or_else(|| Error::new(Kind::Corrupt, "the plan has no process"))?;
+    let mut env: Vec<String> = process.env().clone().unwrap_or_default();
+    if request.tty && !env.iter().any(|pair| pair.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    for pair in &request.env {
+        let key = pair.split('=').next().unwrap_or_default();
+        env.retain(|known| known.split('=').next() != Some(key));
+        if pair.contains('=') {
+            env.push(pair.clone());
+        }
+    }
+    process.set_args(Some(request.cmd.clone())).set_env(Some(env)).set_terminal(Some(request.tty));
+    if !request.working_dir.is_empty() {
+        process.set_cwd(request.working_dir.clone().into());
+    }
+    if request.privileged {
+        let all = policy::security(&crate::request::HostConfig { privileged: true, ..Default::default() })?;
+        process.set_capabilities(Some(all.capability_sets()?));
+        process.set_no_new_privileges(Some(false));
+    }
+    if let (true, Some((columns, rows))) = (request.tty, tty::size(rustix::stdio::stdin())) {
+        let size = BoxBuilder::default().width(u64::from(columns)).height(u64::from(rows)).build();
+        process.set_console_size(size.ok());
+    }
+    Ok(process)
+}
+
+/// The caller's ends of what the process reads and writes, and the process's own.
+struct Outside {
+    stdin: Option<OwnedFd>,
+    output: [Option<OwnedFd>; 2],
+    theirs: Option<[OwnedFd; 3]>,
+}
+
+impl Outside {
+    fn open(request: &ExecRequest, base: Option<u32>) -> Result<Outside> {
+        if request.tty {
+            return Ok(Outside { stdin: None, output: [None, None], theirs: None });
+        }
+        if request.detach {
+            let theirs = [stdio::open_null()?, stdio::open_null()?, stdio::open_null()?];
+            return Ok(Outside { stdin: None, output: [None, None], theirs: Some(theirs) });
+        }
+        let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).doing(|| "pipe2(O_CLOEXEC)");
+        let (reader, writer) = match request.stdin {
+            true => pipe().map(|(reader, writer)| (stdio::give(reader, base), Some(writer)))?,
+            false => (stdio::open_null(), None),
+        };
+        let (out, their_out) = pipe()?;
+        let (err, their_err) = pipe()?;
+        let theirs = [reader?, stdio::give(their_out, base)?, stdio::give(their_err, base)?];
+        Ok(Outside { stdin: writer, output: [Some(out), Some(err)], theirs: Some(theirs) })
+    }
+
+    fn theirs(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 3]> {
+        self.theirs.as_ref().map(|files| files.each_ref().map(AsFd::as_fd))
+    }
+}
+
+/// How the program ended, as its reaper tells it; a reaper that was killed tells nothing, and then it is asked of the
+/// kernel.
+fn how_it_ended(joined: &Joined) -> u8 {
+    let mut word = [0; 2];
+    match rustix::io::read(&joined.told, &mut word) {
+        Ok(2) => {
+            // A reaper with nothing left to do ends now, and is ours to reap; another stays on its own.
+            let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+            let pidfd = &joined.running.child.pidfd;
+            if rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&moment)) == Ok(1) {
+                let _ = process::wait(pidfd.as_fd());
+            }
+            if word[0] == 0 { word[1] } else { Ended::Killed(word[1].into()).code() }
+        }
+        _ => process::wait(joined.running.child.pidfd.as_fd()).map_or(255, Ended::code),
+    }
+}

@@ -1,0 +1,98 @@
+//! One more process in a container that runs.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use tare_tests::{Host, Terminal, eventually};
+
+#[test]
+fn it_is_in_the_container_with_its_environment_user_and_folder() {
+    let host = Host::new();
+    host.detached(&["--name", "box", "-e", "A=own", "--hostname", "inside"], "sleep 60");
+    let out =
+        host.tare(["exec", "box", "sh", "-c", "hostname; echo $A; id -u; pwd; echo err >&2; exit 7"]).run();
+    out.fails(7);
+    assert_eq!((out.stdout().as_str(), out.stderr()), ("inside\nown\n0\n/", "err\n"));
+    let flags = ["exec", "-e", "A=other", "-u", "1000", "-w", "/tmp", "box"];
+    let out = host.tare(flags).args(["sh", "-c", "echo $A; id -u; pwd"]).run();
+    assert_eq!(out.ok(), "other\n1000\n/tmp");
+    let capabilities = "grep CapEff /proc/self/status | cut -f2";
+    let plain = host.tare(["exec", "box", "sh", "-c", capabilities]).run().ok();
+    let all = host.tare(["exec", "--privileged", "box", "sh", "-c", capabilities]).run().ok();
+    assert_ne!(plain, all);
+}
+
+#[test]
+fn input_is_passed_to_its_end_and_only_with_i() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let out = host.tare(["exec", "-i", "box", "cat"]).stdin(&bytes).run();
+    out.fails(0);
+    assert!(out.bytes() == bytes);
+    host.tare(["exec", "box", "cat"]).stdin("not for you").run().prints("");
+}
+
+#[test]
+fn failures_have_dockers_codes() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    host.tare(["exec", "box", "nosuch"])
+        .run()
+        .fails(127)
+        .complains_of(&["executable file not found in $PATH"]);
+    host.tare(["exec", "box", "/tmp"]).run().fails(126).complains_of(&["permission denied"]);
+    host.tare(["exec", "nosuch", "true"]).run().fails(1).complains_of(&["no such container"]);
+    host.tare(["exec", "box", "sh", "-c", "kill -9 $$"]).run().fails(137);
+    host.tare(["pause", "box"]).run().ok();
+    host.tare(["exec", "box", "true"]).run().fails(1).complains_of(&["paused"]);
+    host.tare(["unpause", "box"]).run().ok();
+    host.tare(["stop", "-t", "0", "box"]).run().ok();
+    host.tare(["exec", "box", "true"]).run().fails(1).complains_of(&["not running"]);
+}
+
+#[test]
+fn what_it_leaves_behind_is_reaped_though_pid_1_does_not_reap() {
+    let host = Host::new();
+    // PID 1 is a program that has no children and waits for none.
+    host.busybox();
+    let id = host.tare(["run", "-d", "busybox", "sleep", "60"]).run().ok();
+    for _ in 0..5 {
+        host.tare(["exec", &id, "sh", "-c", "sleep 0.2 & sleep 0.1 & exit 0"]).run().ok();
+    }
+    std::thread::sleep(Duration::from_millis(700));
+    eventually("nothing is left", || {
+        let out =
+            host.tare(["exec", &id, "sh", "-c", "cat /proc/[0-9]*/stat | grep -c '(sleep) Z'; true"]).run();
+        out.stdout() == "0"
+    });
+}
+
+#[test]
+fn a_terminal_is_one_and_can_be_left() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    let mut terminal = Terminal::start(host.tare(["exec", "-it", "box", "sh"]), 24, 80);
+    terminal.types("stty size; echo di''d\n");
+    terminal.expect("24 80");
+    terminal.expect("did");
+    terminal.types("sleep 33 &\nexit 5\n");
+    assert_eq!(terminal.wait(), 5);
+    terminal.is_restored();
+    let mut terminal =
+        Terminal::start(host.tare(["exec", "-it", "box", "sh", "-c", "echo on; sleep 44"]), 24, 80);
+    terminal.expect("on");
+    terminal.types("\x10\x11");
+    assert_eq!(terminal.wait(), 0);
+    terminal.is_restored();
+    let list = host.tare(["exec", "box", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).run().ok();
+    assert!(list.contains("sleep 44"), "{list}");
+}
+
+#[test]
+fn in_the_background_it_outlives_the_command() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    host.tare(["exec", "-d", "box", "sh", "-c", "sleep 0.5; touch /done"]).run().prints("");
+    eventually("it was done", || host.tare(["exec", "box", "test", "-e", "/done"]).run().code() == 0);
+}
