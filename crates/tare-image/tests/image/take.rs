@@ -152,7 +152,7 @@ fn layers_come_from_a_source_and_are_there_once() {
 #[test]
 fn a_source_that_breaks_off_is_asked_for_the_rest() {
     let place = Place::new();
-    let remote = Remote { breaks_after: Some(50_000), ..two_layers() };
+    let remote = Remote { breaks_after: Some(70_000), ..two_layers() };
     remote.take(&place, "broken").unwrap();
     assert_eq!(remote.sent.load(Ordering::Relaxed), remote.size(), "not a byte came twice");
 }
