@@ -5,6 +5,7 @@
 //! person or a CI job always pays: *cold* rests 20 ms before each run, *warm* does not.
 
 mod contender;
+mod engine;
 mod image;
 mod measure;
 mod oci;
@@ -30,13 +31,14 @@ struct Options {
     binary: Option<PathBuf>,
 }
 
-/// `cargo xtask bench start|oci|image OPTIONS`.
+/// `cargo xtask bench start|oci|image|engine OPTIONS`.
 pub fn chore(words: &[&str]) -> Result<ExitCode> {
     match words.split_first() {
         Some((&"start", rest)) => start_chore(rest),
         Some((&"oci", rest)) => oci::chore(rest),
         Some((&"image", rest)) => image::chore(rest),
-        _ => bail!("the benches are start, oci and image"),
+        Some((&"engine", rest)) => engine::chore(rest),
+        _ => bail!("the benches are start, oci, image and engine"),
     }
 }
 

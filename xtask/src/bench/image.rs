@@ -4,7 +4,7 @@
 //! Before each the disk comes to rest (sync). tare's time includes bringing everything to the disk, as it always does before
 //! it says that an image is there; the others do not, which `tar` is measured with and without.
 
-mod engine;
+pub mod engine;
 mod input;
 mod report;
 

@@ -72,6 +72,13 @@ impl Engine {
         Ok(first_line(&output(command(&self.words[..1]).arg("--version"))?))
     }
 
+    /// A call with these words.
+    pub fn call(&self, words: &[&str]) -> Command {
+        let mut command = command(&self.words);
+        command.args(words);
+        command
+    }
+
     /// The command that brings an image in.
     pub fn command(&self, work: Work, image: &Image, inputs: &Inputs) -> Command {
         let mut command = command(&self.words);
