@@ -137,10 +137,12 @@ fn host_config(record: &Record, sharing: &policy::Sharing) -> Result<Value> {
         // Asked for, or implied by --privileged or a namespace of the host: either way it says so.
         shown.insert("UsernsMode".to_owned(), json!("host"));
     }
-    if let Some(log) = shown.get_mut("LogConfig")
-        && log["Type"] == ""
-    {
-        log["Type"] = json!("json-file");
+    for (part, field, word) in [("LogConfig", "Type", "json-file"), ("RestartPolicy", "Name", "no")] {
+        if let Some(part) = shown.get_mut(part)
+            && part[field] == ""
+        {
+            part[field] = json!(word);
+        }
     }
     Ok(Value::Object(shown))
 }
