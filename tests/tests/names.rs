@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
 use tare_tests::process::Process;
 use tare_tests::resolver::{Resolver, answer, with_code};
 use tare_tests::{Host, Outcome, Tare, eventually};
@@ -240,13 +241,17 @@ fn a_container_can_have_port_53_for_itself_and_be_its_own_resolver() {
 #[test]
 fn dns_options_and_added_hosts_are_in_the_files() {
     let host = Host::new();
-    network(&host, "lan", &["--subnet", "10.211.7.0/24"]);
+    network(&host, "lan", &[]);
+    let shown: Value =
+        serde_json::from_str(&host.tare(["network", "inspect", "lan"]).run().ok()).expect("JSON");
+    let gateway = shown[0]["IPAM"]["Config"][0]["Gateway"].as_str().expect("a gateway");
+    let own = gateway.strip_suffix(".1").map(|start| format!("{start}.2")).expect("the first address");
     let flags = ["--dns-search", "a.example", "--dns-option", "ndots:3", "--add-host", "up:host-gateway"];
     let flags = [&["--network", "lan", "--hostname", "box"], &flags[..]].concat();
     let out = host.sh(&flags, "cat /etc/resolv.conf; grep -e up -e box /etc/hosts; hostname -i").ok();
     assert_eq!(
         out.split_whitespace().collect::<Vec<_>>().join(" "),
-        "nameserver 127.0.0.11 search a.example options ndots:3 10.211.7.1 up 10.211.7.2 box 10.211.7.2"
+        format!("nameserver 127.0.0.11 search a.example options ndots:3 {gateway} up {own} box {own}")
     );
     let refused =
         host.tare(["run", "--rm", "--network", "none", "--add-host", "up:host-gateway", "busybox", "true"]);
@@ -304,6 +309,35 @@ print('done', flush=True)
     let kilobytes: u64 = anonymous.trim().trim_end_matches(" kB").parse().expect("a number");
     assert!(kilobytes < 1500, "{kilobytes} kB after the flood");
     host.tare(["rm", "-f", "client"]).run().ok();
+}
+
+#[test]
+fn names_go_on_when_the_monitor_is_replaced_or_killed() {
+    const ASK: &str = "
+import socket, time
+query = b'\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3web\\0\\0\\1\\0\\1'
+asked = 0
+end = time.time() + 2
+while time.time() < end:
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.settimeout(1)
+    udp.connect(('127.0.0.11', 53))
+    udp.send(query)
+    udp.recv(512)
+    asked += 1
+print('none lost', flush=True)
+";
+    let host = Host::new();
+    network(&host, "lan", &[]);
+    host.detached(&["--network", "lan", "--name", "web"], "sleep 600");
+    // A second after the start, a monitor executes itself again: no question is lost.
+    let script = host.file("ask.py", ASK);
+    inside(&host, "web", &format!("python3 {}", script.display())).prints("none lost");
+    monitor(&host, "web").kill();
+    eventually("another monitor answers", || {
+        host.tare(["ps"]).run().ok();
+        inside(&host, "web", &format!("{DIG} +short web | grep -q .")).code() == 0
+    });
 }
 
 /// The monitor of a container: its first process's parent.

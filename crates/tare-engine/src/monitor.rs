@@ -288,7 +288,7 @@ impl Monitor {
         let names = Cell::new(None);
         let network = |netns: BorrowedFd<'_>| {
             self.joined.attach(&self.roots, &self.record, netns)?;
-            names.set(name_server::open(&self.roots, &self.record, &self.joined.connections, netns)?);
+            names.set(name_server::open(&self.roots, &self.record, &self.joined.connections, netns, None)?);
             Ok(())
         };
         let joins = !self.joined.connections.is_empty();
@@ -669,7 +669,9 @@ impl Monitor {
             return;
         }
         self.log.finish();
-        if self.joined.keep_over_exec().is_err() {
+        // Neither a port nor a question is to be lost meanwhile.
+        let names = self.names.as_ref().map_or(Ok(()), |names| names.sockets().keep_over_exec());
+        if self.joined.keep_over_exec().and(names).is_err() {
             return;
         }
         let terminal = self.terminal.as_ref().map(AsFd::as_fd);

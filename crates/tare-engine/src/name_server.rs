@@ -6,17 +6,18 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use tare_network::Connection;
-use tare_network::names::{Attachment, Config, Directory, Server};
+use tare_network::names::{Attachment, Config, Directory, Server, Sockets};
 use tare_sys::Result;
 
 use crate::container::{Record, Roots};
 
-/// Opens it; a container without a network has none.
+/// Opens it; a container without a network has none. `sockets`: those of the server that this one goes on for.
 pub fn open(
     roots: &Roots,
     record: &Record,
     connections: &[Connection],
     netns: BorrowedFd<'_>,
+    sockets: Option<Sockets>,
 ) -> Result<Option<Server>> {
     if connections.is_empty() {
         return Ok(None);
@@ -30,7 +31,11 @@ pub fn open(
         named: &named,
         resolv_conf: Path::new("/etc/resolv.conf"),
     };
-    Server::open(config).map(Some)
+    match sockets {
+        Some(sockets) => Server::go_on(config, sockets),
+        None => Server::open(config),
+    }
+    .map(Some)
 }
 
 /// Tells the name server of a running container on which networks it is from now on.

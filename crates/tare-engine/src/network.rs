@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tare_network::attach::Connection;
 use tare_network::endpoint::Wanted as WantedEndpoint;
+use tare_network::names::{Server, Sockets};
 use tare_network::network::{DEFAULT, Network, WantedNetwork};
 use tare_network::port::{self, Protocol, Published, Reserved, Wanted as WantedPort};
 use tare_network::{Endpoint, Folders, Networks, link, rate};
@@ -339,14 +340,15 @@ fn limit(record: &Record, connections: &[Connection], netns: BorrowedFd<'_>) -> 
     if limits.is_empty() { Ok(()) } else { rate::hold(limits, connections, netns) }
 }
 
-/// The name server of a container that runs, for a monitor that takes over.
-pub fn reopen_names(roots: &Roots, record: &Record, pid: i32) -> Option<tare_network::names::Server> {
+/// The name server of a container that runs, for a monitor that takes over, with the sockets that it was left if it
+/// is the same one.
+pub fn reopen_names(roots: &Roots, record: &Record, pid: i32, sockets: Option<Sockets>) -> Option<Server> {
     if !roots.run.join("networks").exists() {
         return None;
     }
     let netns = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
     let connections = networks(roots).connections(&record.id).ok()?;
-    crate::name_server::open(roots, record, &connections, netns.as_fd()).ok().flatten()
+    name_server::open(roots, record, &connections, netns.as_fd(), sockets).ok().flatten()
 }
 
 /// Takes a container off its networks, as its record there tells them.

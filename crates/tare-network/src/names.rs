@@ -87,6 +87,30 @@ pub struct Sockets {
     pub tcp: OwnedFd,
 }
 
+impl Sockets {
+    /// Keeps them open when this program is executed again.
+    pub fn keep_over_exec(&self) -> Result<()> {
+        [&self.udp, &self.tcp].into_iter().try_for_each(|socket| {
+            rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())
+                .doing(|| "fcntl(name server, F_SETFD)")
+        })
+    }
+
+    /// Finds them among files that were kept so; the others are left.
+    pub fn among(files: &mut Vec<OwnedFd>) -> Option<Sockets> {
+        let kind = |file: &OwnedFd| {
+            let bound = rustix::net::getsockname(file).ok().and_then(|at| SocketAddr::try_from(at).ok())?;
+            let ours = bound.ip() == IpAddr::from(ADDRESS);
+            ours.then(|| rustix::net::sockopt::socket_type(file).ok()).flatten()
+        };
+        let mut take = |wanted| {
+            let at = files.iter().position(|file| kind(file) == Some(wanted))?;
+            Some(files.swap_remove(at))
+        };
+        Some(Sockets { udp: take(SocketType::DGRAM)?, tcp: take(SocketType::STREAM)? })
+    }
+}
+
 /// The name server of one container.
 #[derive(Debug)]
 pub struct Server {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode, OFlags};
+use tare_network::names::Sockets;
 use tare_sys::process::{self, Ended};
 use tare_sys::spawn::{self, Program};
 use tare_sys::{Context, Error, Kind, Result};
@@ -81,8 +82,9 @@ pub fn main(words: &[OsString]) -> Result<()> {
     let [_, state, run, id] = words else {
         return Err(Error::new(Kind::Usage, "a monitor is started by tare, not by hand"));
     };
-    // Whatever else is open holds a port: see `Joined::keep_over_exec`.
-    let ports = process::inherited(3)?;
+    // Whatever else is open holds a port, or is the name server's: see `make_small`.
+    let mut ports = process::inherited(3)?;
+    let names = Sockets::among(&mut ports);
     let above =
         |file: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(file, 3).doing(|| "fcntl(F_DUPFD_CLOEXEC)");
     let lock = Lock::from(above(rustix::stdio::stdin())?);
@@ -109,13 +111,18 @@ pub fn main(words: &[OsString]) -> Result<()> {
     let mut monitor = Monitor::of(roots, folders, record, lock);
     monitor.small = true;
     monitor.ports = ports;
-    monitor.take_over(terminal, control)?;
+    monitor.take_over(terminal, control, names)?;
     monitor.watch();
     Ok(())
 }
 
 impl Monitor {
-    fn take_over(&mut self, terminal: Option<OwnedFd>, control: Option<OwnedFd>) -> Result<()> {
+    fn take_over(
+        &mut self,
+        terminal: Option<OwnedFd>,
+        control: Option<OwnedFd>,
+        names: Option<Sockets>,
+    ) -> Result<()> {
         match control {
             Some(control) => self.listener = Some(control),
             None => {
@@ -132,7 +139,7 @@ impl Monitor {
             .status
             .process()
             .ok_or_else(|| Error::new(Kind::Conflict, "take over the container: it has just ended"))?;
-        self.names = crate::network::reopen_names(&self.roots, &self.record, self.status.pid);
+        self.names = crate::network::reopen_names(&self.roots, &self.record, self.status.pid, names);
         // As in a launch: an exit code that does not wait for the teardown.
         let namespace = |name: &str| {
             let path = format!("/proc/{}/ns/{name}", self.status.pid);
