@@ -133,6 +133,14 @@ fn an_image_is_copied_between_the_store_layouts_and_archives() {
         1
     );
     copy(&other, "docker-archive:one.tar", "copied");
+    copy(&other, "docker-archive:one.tar", "oci-archive:two.tar:example.org/two:1");
+    assert_eq!(
+        tool(&["tar", "-xOf", "two.tar", "manifest.json"], &work).matches("example.org/two:1").count(),
+        1
+    );
+    // Nothing of what was on its way stays.
+    let layers = fs::read_dir(other.root().join("images/layers")).expect("layers");
+    assert!(!layers.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".pending")));
     other.tare(["run", "--rm", "copied", "echo", "here"]).run().prints("here");
     tool(&["skopeo", "copy", "oci:layout:first", "oci-archive:theirs.tar:x"], &work);
     copy(&other, "oci-archive:theirs.tar", "oci:again:y");

@@ -401,3 +401,20 @@ fn a_proxy_leads_to_a_registry_unless_no_proxy_names_it() {
     pull("registry.test").fails(1).complains_of(&["registry.test"]);
     drop(proxy);
 }
+
+#[test]
+fn an_image_is_copied_between_registries_and_folders_without_the_store() {
+    let (host, maker, registry) = (Host::new(), Host::new(), Registry::open());
+    registry.receive(&stock::archive(&maker), "box:1");
+    let work = host.work();
+    let copy = |from: &str, to: &str| host.tare(["image", "copy", from, to]).in_folder(&work).run().ok();
+    let there = |name: &str| format!("docker://{}/{name}", registry.address);
+    let id = copy(&there("box:1"), "oci:layout:box");
+    assert_eq!(copy("oci:layout:box", &there("team/again:2")), id);
+    assert_eq!(copy(&there("team/again:2"), &there("third:3")), id);
+    assert_eq!(copy(&there("third:3"), "docker-archive:box.tar"), id);
+    host.tare(["images", "-q"]).run().prints("");
+    let name = format!("{}/third:3", registry.address);
+    assert_eq!(copy(&there("third:3"), &name), id);
+    host.tare(["run", "--rm", &name, "echo", "here"]).run().prints("here");
+}
