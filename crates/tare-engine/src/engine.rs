@@ -21,6 +21,11 @@ impl Engine {
     }
 
     /// Where everything is kept.
+    /// The folders where everything is kept.
+    pub fn folders(&self) -> &Roots {
+        &self.roots
+    }
+
     pub(crate) fn roots(&self) -> &Roots {
         &self.roots
     }

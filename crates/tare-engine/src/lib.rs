@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod boot;
 mod carry;
 mod changes;
 mod commit;
@@ -60,6 +61,7 @@ mod watch;
 mod why;
 
 pub use attach::{Attachment, Keys};
+pub use boot::Booted;
 pub use carry::{Loaded, Packing, Step};
 pub use changes::{Change, ChangeKind};
 pub use commit::CommitRequest;

@@ -254,7 +254,7 @@ pub struct HostConfig {
 }
 
 /// When a container that has ended is started again by itself (Docker's `RestartPolicy`).
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RestartPolicy {
     /// `no` (also empty), `on-failure`, `always`, `unless-stopped`.

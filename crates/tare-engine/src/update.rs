@@ -8,10 +8,10 @@ use rustix::fs::FlockOperation;
 use tare_cgroup::{Cgroup, Hierarchies};
 use tare_network::rate::{self, Limits};
 use tare_network::{Folders, Networks};
-use tare_sys::{Context, Result};
+use tare_sys::{Context, Error, Kind, Result};
 
 use crate::engine::Engine;
-use crate::request::HostConfig;
+use crate::request::{HostConfig, RestartPolicy};
 use crate::{facts, policy};
 
 /// What is to be different; `None`: as it is.
@@ -39,6 +39,8 @@ pub struct Update {
     pub pids_limit: Option<i64>,
     /// Share of the disk, 10 to 1000.
     pub blkio_weight: Option<u16>,
+    /// When it is started again.
+    pub restart_policy: Option<RestartPolicy>,
     /// Bits a second that it can get; 0: as many as come.
     pub net_in: Option<u64>,
     /// Bits a second that it can send; 0: as many as it likes.
@@ -83,6 +85,9 @@ impl Update {
         }
         host.pids_limit = self.pids_limit.or(host.pids_limit);
         host.blkio_weight = self.blkio_weight.unwrap_or(host.blkio_weight);
+        if let Some(policy) = &self.restart_policy {
+            host.restart_policy.clone_from(policy);
+        }
     }
 }
 
@@ -97,6 +102,11 @@ impl Engine {
         let mut record = folders.record()?;
         let before = record.request.clone();
         update.apply(&mut record.request.host_config);
+        let host = &record.request.host_config;
+        if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
+            let what = format!("{}: a restart policy cannot be had with --rm, by which it was made", what());
+            return Err(Error::new(Kind::Conflict, what));
+        }
         let hierarchies = Hierarchies::discover()?;
         let facts = facts::gather(&record.request, &hierarchies).doing(what)?;
         let (old, new) = (&before.host_config, &record.request.host_config);

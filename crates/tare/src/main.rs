@@ -37,6 +37,7 @@ mod registry;
 mod run;
 mod start;
 mod stats;
+mod system;
 mod table;
 mod template;
 mod terminal;

@@ -16,7 +16,7 @@ use crate::{attach, failure, human, pull, terminal};
 mod flags;
 mod request;
 
-pub use request::environment;
+pub use request::{environment, restart_policy};
 
 /// SIGKILL's exit code, which is also that of a container out of memory.
 const KILLED: u8 = 128 + 9;

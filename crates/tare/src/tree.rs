@@ -15,7 +15,7 @@ use crate::failure;
 use crate::flag::{self, Flag, Given};
 use crate::{
     attach, carry, containers, copy, disk, export, help, image_copy, images, import, info, inspect, life,
-    login, network, prune, ps, pull, registry, run, start, terminal, update, verify, volume,
+    login, network, prune, ps, pull, registry, run, start, system, terminal, update, verify, volume,
 };
 use crate::{events, exec, stats, why};
 
@@ -111,7 +111,7 @@ pub static OTHERS: &[Place] = &[
 ];
 
 /// The kinds of objects. A new group also gets a row in `command`.
-pub static GROUPS: [Group; 6] = [CONTAINER, IMAGE, NETWORK, REGISTRY, SYSTEM, VOLUME];
+pub static GROUPS: [Group; 7] = [CONTAINER, GENERATE, IMAGE, NETWORK, REGISTRY, SYSTEM, VOLUME];
 
 const CONTAINER: Group = Group {
     name: "container",
@@ -144,6 +144,12 @@ const CONTAINER: Group = Group {
         place("wait", &life::WAIT),
         place("why", &why::WHY),
     ],
+};
+
+const GENERATE: Group = Group {
+    name: "generate",
+    about: "Write files for other programs",
+    places: &[place("systemd", &system::GENERATE)],
 };
 
 const IMAGE: Group = Group {
@@ -185,7 +191,13 @@ const NETWORK: Group = Group {
 const SYSTEM: Group = Group {
     name: "system",
     about: "Manage tare",
-    places: &[place("df", &disk::DF), place("info", &info::INFO), place("prune", &prune::SYSTEM)],
+    places: &[
+        place("boot", &system::BOOT),
+        place("df", &disk::DF),
+        place("info", &info::INFO),
+        place("prune", &prune::SYSTEM),
+        place("service", &system::SERVICE),
+    ],
 };
 
 const REGISTRY: Group = Group {
@@ -292,6 +304,7 @@ fn command() -> Command {
         group::<3>(),
         group::<4>(),
         group::<5>(),
+        group::<6>(),
     ])
 }
 

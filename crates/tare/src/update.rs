@@ -6,6 +6,7 @@ use tare_sys::{Error, Kind, Result};
 use crate::failure::each;
 use crate::flag::{Flag, Given};
 use crate::parse::{self, bandwidth};
+use crate::run::restart_policy;
 use crate::terminal::say;
 use crate::tree::Verb;
 
@@ -50,6 +51,12 @@ pub static UPDATE: Verb = Verb {
             "Bandwidth of the container, each way (0 for any)",
         ),
         Flag::one("pids-limit", "int", "100", "Number of processes allowed (-1 for unlimited)"),
+        Flag::one(
+            "restart",
+            "string",
+            "always",
+            "When to start it again (no|on-failure[:max]|always|unless-stopped)",
+        ),
     ],
     act: update,
     failed: 1,
@@ -74,6 +81,7 @@ fn update(engine: &Engine, given: &Given) -> Result<u8> {
         cpuset_mems: text("cpuset-mems"),
         pids_limit: given.value("pids-limit", parse::number(-1, i64::MAX))?.filter(|limit| *limit != 0),
         blkio_weight: weight.and_then(|weight| u16::try_from(weight).ok()),
+        restart_policy: given.value("restart", restart_policy)?,
         net_in: rates.incoming,
         net_out: rates.outgoing,
         net_delay: given.value("net-delay", bandwidth::delay)?,
