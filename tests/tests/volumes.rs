@@ -374,7 +374,7 @@ fn an_image_can_be_mounted_read_only() {
         &["--mount", flag],
         "cat /img/seed/link; stat -c %u:%g /img/seed/sub/file; touch /img/x 2>&1 | grep -o 'Read-only'",
     )
-    .prints("from the image\n70:71\nRead-only");
+    .prints("from the image70:71\nRead-only");
     host.sh(&["--mount", &format!("{flag},image-subpath=seed/sub")], "ls /img").prints("file");
     host.sh(&["--mount", "type=image,source=nosuch,target=/img"], "true")
         .fails(125)

@@ -195,7 +195,9 @@ impl Options {
             let idmap = userns.map(|userns| IdMap { userns, uid: 0, gid: 0 });
             let stack = crate::rootfs::layers_alone(&self.lower, idmap)?;
             let Some(subpath) = &self.subpath else { return Ok(stack) };
-            let part = Root::new(stack.into()).open(subpath, OFlags::PATH, Mode::empty())?;
+            // The stack has to live until the part of it was copied: a detached mount ends with its fd.
+            let whole = Root::new(stack.into());
+            let part = whole.open(subpath, OFlags::PATH, Mode::empty())?;
             return Detached::clone_fd(part, false);
         }
         if let Some(subpath) = &self.subpath {
