@@ -31,6 +31,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tare_cgroup::{Cgroup, Hierarchies};
 use tare_network::names::Server;
+use tare_network::proxy::Proxy;
 use tare_runtime::{Launch, Running};
 use tare_sys::channel::Channel;
 use tare_sys::process::{self, Ended, Side};
@@ -149,6 +150,8 @@ enum Source {
     Output(Stream),
     /// Somebody asks the name server.
     Names,
+    /// A published port that it serves itself.
+    Proxy,
 }
 
 /// What is to happen when the time comes.
@@ -196,6 +199,8 @@ struct Monitor {
     joined: Joined,
     /// Its name server, where it is on a network.
     names: Option<Server>,
+    /// Serves those of its ports that the firewall cannot lead to it.
+    proxy: Option<Proxy>,
     /// Sockets that hold its ports, from before this monitor was executed again.
     ports: Vec<OwnedFd>,
     log: Writer,
@@ -224,6 +229,7 @@ impl Monitor {
             terminal: None,
             joined: Joined::default(),
             names: None,
+            proxy: None,
             ports: Vec::new(),
             log,
             listener: None,
@@ -312,6 +318,7 @@ impl Monitor {
             network: joins.then_some(&network),
         })?;
         self.names = names.take();
+        self.proxy = self.joined.proxy()?;
         self.output = output;
         let status = Status {
             state: State::Running,
@@ -337,6 +344,7 @@ impl Monitor {
         }
         self.status = status;
         self.alive = Some(Alive { pidfd: child.pidfd, held });
+        let warnings = [warnings, std::mem::take(&mut self.joined.warnings)].concat();
         self.times.settle = Some(Instant::now() + SETTLE);
         crate::events::emit(&self.roots, &Event::container(&self.record, "start"));
         Ok(warnings)
@@ -404,6 +412,9 @@ impl Monitor {
         if let Some(alive) = &self.alive {
             add(Source::Process, alive.pidfd.as_fd(), PollFlags::IN);
         }
+        if let Some(proxy) = &self.proxy {
+            add(Source::Proxy, proxy.as_fd(), PollFlags::IN);
+        }
         if let Some(names) = &self.names {
             add(Source::Names, names.as_fd(), PollFlags::IN);
         }
@@ -454,6 +465,11 @@ impl Monitor {
             Source::Control => self.admit(),
             Source::Client(at) => self.hear(at, events),
             Source::Output(stream) => self.take_output(stream, false),
+            Source::Proxy => {
+                if let Some(proxy) = &mut self.proxy {
+                    proxy.serve();
+                }
+            }
             Source::Names => {
                 if let Some(names) = &mut self.names {
                     names.serve();
@@ -526,6 +542,7 @@ impl Monitor {
         // Before anybody hears of the end: the next one may want the same port or address.
         // Its sockets hold the network namespace.
         self.names = None;
+        self.proxy = None;
         self.ports.clear();
         let _ = self.joined.leave(&self.roots);
         if self.small {
@@ -666,6 +683,9 @@ impl Monitor {
     /// Executes itself again, unless somebody is attached, whose channel would be lost.
     fn make_small(&mut self) {
         if self.small || !self.clients.is_empty() || self.alive.is_none() || self.asked.is_some() {
+            return;
+        }
+        if self.proxy.as_ref().is_some_and(Proxy::is_busy) {
             return;
         }
         self.log.finish();

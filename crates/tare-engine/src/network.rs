@@ -8,15 +8,17 @@
 //! has left.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tare_network::attach::Connection;
 use tare_network::endpoint::Wanted as WantedEndpoint;
+use tare_network::firewall::Firewall;
 use tare_network::names::{Server, Sockets};
 use tare_network::network::{DEFAULT, Network, WantedNetwork};
 use tare_network::port::{self, Protocol, Published, Reserved, Wanted as WantedPort};
+use tare_network::proxy::Proxy;
 use tare_network::{Endpoint, Folders, Networks, link, rate};
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -36,6 +38,8 @@ pub struct Joined {
     pub connections: Vec<Connection>,
     /// Its ports; held by being open.
     reserved: Vec<Reserved>,
+    /// What the caller should know.
+    pub warnings: Vec<String>,
 }
 
 /// The networks of an engine.
@@ -48,7 +52,8 @@ pub fn wanted(request: &CreateRequest) -> Result<Vec<(String, EndpointSettings)>
     let mode = request.host_config.network_mode.as_str();
     let settings = &request.networking_config.endpoints_config;
     let first = match mode {
-        "" | "default" | "none" | "private" | "host" => return none(mode, request),
+        "" | "default" | DEFAULT => DEFAULT,
+        "none" | "private" | "host" => return none(mode, request),
         mode if mode.starts_with("container:") => return none(mode, request),
         name => name,
     };
@@ -210,6 +215,9 @@ pub fn claim(roots: &Roots, record: &Record) -> Result<Joined> {
             joined.connections.push(Connection { network, endpoint });
         }
         joined.reserved = publish(roots, &networks, &mut joined.connections, &record.id, ports)?;
+        if !joined.reserved.is_empty() {
+            joined.warnings = obstacles(&networks)?;
+        }
         Ok(())
     })();
     match claimed {
@@ -219,6 +227,18 @@ pub fn claim(roots: &Roots, record: &Record) -> Result<Joined> {
             Err(err)
         }
     }
+}
+
+/// What in the host's own firewall keeps others from published ports.
+fn obstacles(networks: &Networks) -> Result<Vec<String>> {
+    let found = Firewall::open(networks.table.clone())?.obstacles()?;
+    let say = |chain: String| {
+        format!(
+            "the host's firewall drops what is forwarded unless a rule lets it pass (chain {chain}): published \
+             ports are not reached until one does; see docs/firewall.md"
+        )
+    };
+    Ok(found.into_iter().take(1).map(say).collect())
 }
 
 /// Claims an address; one that a killed container still has is taken from it.
@@ -305,6 +325,15 @@ impl Joined {
         })
     }
 
+    /// The proxy for those ports that the firewall cannot lead to the container; `None` where there are none.
+    pub fn proxy(&self) -> Result<Option<Proxy>> {
+        let published = self.connections.iter().find(|connection| !connection.endpoint.ports.is_empty());
+        match published {
+            Some(Connection { endpoint, .. }) => Proxy::open(&self.reserved, endpoint.ipv4, endpoint.ipv6),
+            None => Ok(None),
+        }
+    }
+
     /// Gives all back. Failures are for the next sweep.
     pub fn leave(&mut self, roots: &Roots) -> Result<()> {
         self.reserved.clear();
@@ -338,6 +367,18 @@ pub fn place(roots: &Roots, record: &Record, joined: &Joined) -> Result<Place> {
 fn limit(record: &Record, connections: &[Connection], netns: BorrowedFd<'_>) -> Result<()> {
     let limits = &record.request.host_config.network_limits;
     if limits.is_empty() { Ok(()) } else { rate::hold(limits, connections, netns) }
+}
+
+/// The proxy of a container that runs, for a monitor that takes over with these sockets.
+pub fn reopen_proxy(roots: &Roots, id: &str, sockets: &[OwnedFd]) -> Option<Proxy> {
+    if sockets.is_empty() {
+        return None;
+    }
+    let connections = networks(roots).connections(id).ok()?;
+    let endpoint = connections.into_iter().map(|c| c.endpoint).find(|endpoint| !endpoint.ports.is_empty())?;
+    let reserved: Vec<Reserved> =
+        sockets.iter().filter_map(|socket| port::recognize(socket, &endpoint.ports)).collect();
+    Proxy::open(&reserved, endpoint.ipv4, endpoint.ipv6).ok().flatten()
 }
 
 /// The name server of a container that runs, for a monitor that takes over, with the sockets that it was left if it

@@ -87,7 +87,8 @@ impl Networks {
             return Ok(inner);
         }
         let bridge = self.bridge(host, network)?;
-        link::make_pair(host, &endpoint.host_link, bridge, network.isolated, &inner)?;
+        let port = link::Port { isolated: network.isolated, hairpin: !endpoint.ports.is_empty() };
+        link::make_pair(host, &endpoint.host_link, bridge, port, &inner)?;
         Ok(inner)
     }
 
@@ -105,7 +106,13 @@ impl Networks {
             if elements.is_empty() {
                 return Ok(());
             }
-            match Firewall::open(self.table.clone())?.add(&elements) {
+            let mut firewall = Firewall::open(self.table.clone())?;
+            let publishes = connections.iter().any(|connection| !connection.endpoint.ports.is_empty());
+            let added = firewall.add(&elements).and_then(|()| match publishes {
+                true => firewall.look_around(),
+                false => Ok(()),
+            });
+            match added {
                 // Flushed by somebody.
                 Err(err) if err.kind() == Kind::NotFound => {}
                 Err(err) if err.kind() == Kind::Conflict => {

@@ -3,10 +3,12 @@
 //! ```text
 //! bridge prerouting   what comes from a container must have its hardware and IP address      from4 from6
 //! ip prerouting       nothing from a container goes to 127.0.0.0/8, whatever routes there
+//! nat prerouting      (where the host's firewall drops:) who was not admitted by its own rules    gated admitted4 admitted6
 //! nat prerouting ┐    the host's own address and a published port ─▶ container               at4 ports4 at6 ports6
 //! nat output     ┘
+//! input, at the end   (there:) who was admitted by all others is remembered
 //! forward             known connections; within one network; to a published port; out        bridges loops inside
-//! nat postrouting     the host's address for what goes out, and for what comes back inside   natted loops
+//! nat postrouting     the host's address for what goes out, and for what comes back inside   natted loops selves4 selves6
 //! ```
 //!
 //! The rules are always the same; only the elements of sets and maps come and go, in one transaction of some
@@ -31,25 +33,48 @@ use crate::subnet::octets;
 use message::{Base, Element, Family, Hook, Meta, Rule, Set, Type, Verdict};
 
 /// All sets and maps. A set's number in a transaction is its place here, counted from 1.
-const SETS: [Set; 10] = [
+const SETS: [Set; 15] = [
     set("bridges", &[Type::Link], &[]),
     set("inside", &[Type::Link], &[]),
     set("natted", &[Type::Link], &[]),
     set("loops", &[Type::Link, Type::Link], &[]),
+    set("gated", &[Type::Family], &[]),
+    Set { timeout: ADMITTED, ..set("admitted4", &[Type::Ipv4, Type::Protocol, Type::Port], &[]) },
+    Set { timeout: ADMITTED, ..set("admitted6", &[Type::Ipv6, Type::Protocol, Type::Port], &[]) },
+    set("selves4", &[Type::Ipv4, Type::Ipv4], &[]),
+    set("selves6", &[Type::Ipv6, Type::Ipv6], &[]),
     set("at4", &[Type::Ipv4, Type::Protocol, Type::Port], &[Type::Ipv4, Type::Port]),
     set("at6", &[Type::Ipv6, Type::Protocol, Type::Port], &[Type::Ipv6, Type::Port]),
     set("ports4", &[Type::Protocol, Type::Port], &[Type::Ipv4, Type::Port]),
     set("ports6", &[Type::Protocol, Type::Port], &[Type::Ipv6, Type::Port]),
-    Set { family: Family::Bridge, name: "from4", key: &[Type::Link, Type::Ether, Type::Ipv4], data: &[] },
-    Set { family: Family::Bridge, name: "from6", key: &[Type::Link, Type::Ether, Type::Ipv6], data: &[] },
+    Set {
+        family: Family::Bridge,
+        name: "from4",
+        key: &[Type::Link, Type::Ether, Type::Ipv4],
+        data: &[],
+        timeout: 0,
+    },
+    Set {
+        family: Family::Bridge,
+        name: "from6",
+        key: &[Type::Link, Type::Ether, Type::Ipv6],
+        data: &[],
+        timeout: 0,
+    },
 ];
 
 const fn set(name: &'static str, key: &'static [Type], data: &'static [Type]) -> Set {
-    Set { family: Family::Inet, name, key, data }
+    Set { family: Family::Inet, name, key, data, timeout: 0 }
 }
 
 /// The set of links whose frames are looked at; apart from the others, because a rule begins with it.
-const LINKS: Set = Set { family: Family::Bridge, name: "links", key: &[Type::Link], data: &[] };
+const LINKS: Set = Set { family: Family::Bridge, name: "links", key: &[Type::Link], data: &[], timeout: 0 };
+
+/// How long the host's rules for input are not asked again about a client and a port, in milliseconds.
+const ADMITTED: u64 = 3_600_000;
+
+/// `::1`.
+const LOCALHOST6: [u8; 16] = std::net::Ipv6Addr::LOCALHOST.octets();
 
 const IPV4: [u8; 1] = [2];
 const IPV6: [u8; 1] = [10];
@@ -124,9 +149,55 @@ impl Firewall {
                 elements.endpoint(network, endpoint);
             }
         }
+        elements.gate(&self.gated()?);
         let mut requests = self.rules()?;
         requests.extend(message::add_elements(&self.table, &elements.0)?);
         self.netlink.transaction(&requests).map_err(explain)
+    }
+
+    /// The families whose input somebody else's chain drops where no rule lets it in.
+    fn gated(&mut self) -> Result<Vec<u8>> {
+        const INPUT: u32 = 1;
+        let mut families = Vec::new();
+        for chain in self.foreign(INPUT)? {
+            match chain.family {
+                1 => families.extend([IPV4[0], IPV6[0]]),
+                family => families.push(family),
+            }
+        }
+        families.sort_unstable();
+        families.dedup();
+        Ok(families)
+    }
+
+    /// Other people's chains on a hook that drop what they do not accept. firewalld's do so by a rule, not by policy.
+    fn foreign(&mut self, hook: u32) -> Result<Vec<message::Foreign>> {
+        let mut all = message::chains(&mut self.netlink)?;
+        all.retain(|chain| {
+            chain.hook == hook && (chain.drops || chain.table == "firewalld") && chain.table != self.table
+        });
+        Ok(all)
+    }
+
+    /// Says which chains of the host's keep packets from passing between containers and the outside, if any.
+    pub fn obstacles(&mut self) -> Result<Vec<String>> {
+        const FORWARD: u32 = 2;
+        let mut all = self.foreign(FORWARD)?;
+        all.retain(|chain| chain.drops);
+        Ok(all.into_iter().map(|chain| format!("{} of table {}", chain.name, chain.table)).collect())
+    }
+
+    /// Looks again whether the host's firewall drops, and lets the rules know.
+    pub fn look_around(&mut self) -> Result<()> {
+        let mut now = Elements::default();
+        now.gate(&self.gated()?);
+        let mut all = Elements::default();
+        all.gate(&[IPV4[0], IPV6[0]]);
+        all.0.retain(|element| !now.0.contains(element));
+        if !now.is_empty() {
+            self.add(&now)?;
+        }
+        self.remove(&all)
     }
 
     /// Removes the tables.
@@ -163,6 +234,7 @@ impl Firewall {
             (Inet, "output", "nat", 3, -100),
             (Inet, "forward", "filter", 2, 0),
             (Inet, "postrouting", "nat", 4, 100),
+            (Inet, "input", "filter", 1, LAST),
         ] {
             all.push(message::make_chain(family, table, chain, Some(&Hook { kind, number, priority }))?);
         }
@@ -173,9 +245,11 @@ impl Firewall {
         };
         sources(&mut |rule| add(Bridge, "sources", rule))?;
         loopback(&mut |rule| add(Inet, "loopback", rule))?;
+        gate(&mut |rule| add(Inet, "prerouting", rule))?;
         for chain in ["prerouting", "output"] {
             add(Inet, chain, Rule::new().for_the_host()?.verdict(Verdict::Jump("publish"))?)?;
         }
+        admit(&mut |rule| add(Inet, "input", rule))?;
         publish(&mut |rule| add(Inet, "publish", rule))?;
         forward(&mut |rule| add(Inet, "forward", rule))?;
         postrouting(&mut |rule| add(Inet, "postrouting", rule))?;
@@ -227,11 +301,76 @@ fn loopback(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
+/// After everybody else's chain for input.
+const LAST: i32 = 32_000;
+
+/// Where the host's firewall drops what it was not told to let in, a published port is no way around it: a client
+/// goes to its rules for input first, as if a program of the host's listened there. What passes them comes to our
+/// chain after them, which remembers client and port, and the client's next try is led on to the container.
+fn gate(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
+    let ours = Rule::new().meta(0, Meta::From)?.among(0, "bridges", true)?;
+    add(ours.for_the_host()?.verdict(Verdict::Jump("publish"))?)?;
+    for (family, set, source, words) in [(IPV4, "admitted4", 12, 1), (IPV6, "admitted6", 8, 4)] {
+        add(client(&family, source, words)?
+            .among(0, set, true)?
+            .for_the_host()?
+            .verdict(Verdict::Jump("publish"))?)?;
+    }
+    add(Rule::new().meta(0, Meta::Family)?.among(0, "gated", true)?.verdict(Verdict::Accept)?)
+}
+
+/// Loads the client's address, the protocol and the port.
+fn client(family: &[u8], source: u32, words: u32) -> Result<Rule> {
+    Rule::new()
+        .meta(0, Meta::Family)?
+        .compare(0, true, family)?
+        .payload(0, Base::Network, source, words * 4)?
+        .meta(words, Meta::Transport)?
+        .payload(words + 1, Base::Transport, 2, 2)
+}
+
+fn admit(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
+    // What our own proxy serves, and what is no port of ours, goes on.
+    for (family, set, ports, at, source, words) in
+        [(IPV4, "admitted4", "ports4", "at4", 12, 1), (IPV6, "admitted6", "ports6", "at6", 8, 4)]
+    {
+        let gated = || Rule::new().meta(0, Meta::Family)?.among(0, "gated", true);
+        let published_on_all = gated()?.meta(0, Meta::Transport)?.payload(1, Base::Transport, 2, 2)?;
+        let destination = source + words * 4;
+        let published_on_one = gated()?
+            .meta(0, Meta::Family)?
+            .compare(0, true, &family)?
+            .payload(0, Base::Network, destination, words * 4)?
+            .meta(words, Meta::Transport)?
+            .payload(words + 1, Base::Transport, 2, 2)?;
+        for published in [
+            published_on_all.mapped(0, ports, 8)?.meta(0, Meta::Family)?.compare(0, true, &family)?,
+            published_on_one.mapped(0, at, 8)?,
+        ] {
+            add(published
+                .payload(0, Base::Network, source, words * 4)?
+                .meta(words, Meta::Transport)?
+                .payload(words + 1, Base::Transport, 2, 2)?
+                .remember(0, set)?
+                .verdict(Verdict::Drop)?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Published ports: first those on one address, then those on all.
 fn publish(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
     for (family, ipv4, words, offset) in [(IPV4, true, 1, 16), (IPV6, false, 4, 24)] {
         let (at, ports) = if ipv4 { ("at4", "ports4") } else { ("at6", "ports6") };
-        let packet = || Rule::new().meta(0, Meta::Family)?.compare(0, true, &family);
+        let packet = || {
+            let packet = Rule::new().meta(0, Meta::Family)?.compare(0, true, &family)?;
+            // What goes to ::1 never leaves the host, whatever its destination becomes: that is the proxy's.
+            if ipv4 {
+                Ok(packet)
+            } else {
+                packet.payload(0, Base::Network, 24, 16)?.compare(0, false, &LOCALHOST6)
+            }
+        };
         add(packet()?
             .payload(0, Base::Network, offset, words * 4)?
             .meta(words, Meta::Transport)?
@@ -266,22 +405,26 @@ fn forward(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
 /// Whose source becomes the host's.
 fn postrouting(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
     let inward = || Rule::new().meta(0, Meta::To)?.among(0, "bridges", true);
-    // The host's own, by 127.0.0.1 or ::1, which mean something else inside.
+    // The host's own, by 127.0.0.1, which means something else inside.
     add(inward()?
         .meta(0, Meta::Family)?
         .compare(0, true, &IPV4)?
         .payload(0, Base::Network, 12, 1)?
         .compare(0, true, &[127])?
         .masquerade()?)?;
-    let mut localhost = [0; 16];
-    localhost[15] = 1;
-    add(inward()?
-        .meta(0, Meta::Family)?
-        .compare(0, true, &IPV6)?
-        .payload(0, Base::Network, 8, 16)?
-        .compare(0, true, &localhost)?
-        .masquerade()?)?;
-    // A container that reaches its neighbour by a published port: else the answer would go past us.
+    // A container that reaches itself by a published port: from its own address it would not believe it.
+    for (family, set, offset, length) in [(IPV4, "selves4", 12, 4), (IPV6, "selves6", 8, 16)] {
+        add(Rule::new()
+            .redirected()?
+            .meta(0, Meta::Family)?
+            .compare(0, true, &family)?
+            .payload(0, Base::Network, offset, length)?
+            .payload(length / 4, Base::Network, offset + length, length)?
+            .among(0, set, true)?
+            .masquerade()?)?;
+    }
+    // One that reaches its neighbour by a published port: else the answer would go past us. (With br_netfilter
+    // the kernel passes it on without routing it, and sees the answer.)
     add(Rule::new()
         .meta(0, Meta::From)?
         .meta(NAME, Meta::To)?
@@ -308,6 +451,12 @@ impl Elements {
 
     fn push(&mut self, set: &'static str, family: Family, key: Vec<u8>, data: Vec<u8>) {
         self.0.push(Element { set, family, key, data });
+    }
+
+    fn gate(&mut self, families: &[u8]) {
+        for family in families {
+            self.push("gated", Family::Inet, vec![*family], Vec::new());
+        }
     }
 
     /// What a network needs.
@@ -345,6 +494,14 @@ impl Elements {
             let local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
             for address in [address.octets(), local, [0; 16]] {
                 self.push("from6", Family::Bridge, from(&address), Vec::new());
+            }
+        }
+        if !endpoint.ports.is_empty() {
+            if let Some(address) = endpoint.ipv4 {
+                self.push("selves4", Family::Inet, [address.octets(); 2].concat(), Vec::new());
+            }
+            if let Some(address) = endpoint.ipv6 {
+                self.push("selves6", Family::Inet, [address.octets(); 2].concat(), Vec::new());
             }
         }
         let mut ports = Elements::default();

@@ -9,6 +9,7 @@
 //!          ▶ port: a bound socket for each published port
 //!          ▶ attach ─▶ link: bridge, veth, addresses, routes       ─▶ rtnetlink
 //!                  └─▶ firewall: elements of the table `tare`      ─▶ nf_tables, one transaction
+//! monitor ─▶ proxy: published ports of IPv6 to a container without
 //! monitor ─▶ names: the server at 127.0.0.11; rate: tc
 //! end     ─▶ detach; the links go with the network namespace
 //! sweep   ─▶ list, compare, undo
@@ -24,6 +25,7 @@ pub mod names;
 pub mod network;
 mod pool;
 pub mod port;
+pub mod proxy;
 pub mod rate;
 pub mod subnet;
 

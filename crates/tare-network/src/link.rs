@@ -26,6 +26,7 @@ const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
 const INFO_SLAVE_DATA: u16 = 5;
+const BRPORT_MODE: u16 = 4;
 const BRPORT_ISOLATED: u16 = 33;
 const VETH_INFO_PEER: u16 = 1;
 const MACVLAN_MODE: u16 = 1;
@@ -229,15 +230,17 @@ fn add_route(index: u32, gateway: IpAddr, metric: u32) -> Result<Request> {
     Ok(Request { kind: kind::NEWROUTE, flags: flag::CREATE | flag::EXCL, body, what })
 }
 
-/// Makes a pair of links: one end on the bridge, the other in the container's namespace. With `isolated` the
-/// bridge passes nothing on from it to others that are isolated.
-pub fn make_pair(
-    host: &mut Netlink,
-    name: &str,
-    bridge: Link,
-    isolated: bool,
-    inner: &Inner<'_>,
-) -> Result<()> {
+/// How a bridge treats a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// Nothing is passed on from it to others that are isolated.
+    pub isolated: bool,
+    /// What came from it may go back to it, which a container needs that reaches itself by a published port.
+    pub hairpin: bool,
+}
+
+/// Makes a pair of links: one end on the bridge, the other in the container's namespace.
+pub fn make_pair(host: &mut Netlink, name: &str, bridge: Link, port: Port, inner: &Inner<'_>) -> Result<()> {
     let mut peer = header(0, 0)
         .string(IFLA_IFNAME, inner.name)?
         .attribute(IFLA_NET_NS_FD, &inner.netns.as_raw_fd().to_ne_bytes())?
@@ -258,12 +261,14 @@ pub fn make_pair(
         ),
         _ => explain(err, "veth links"),
     })?;
-    if isolated {
-        let data = Body::new(&[]).attribute(BRPORT_ISOLATED, &[1])?;
+    if port != Port::default() {
+        let data = Body::new(&[])
+            .attribute(BRPORT_MODE, &[port.hairpin.into()])?
+            .attribute(BRPORT_ISOLATED, &[port.isolated.into()])?;
         let info =
             Body::new(&[]).string(INFO_SLAVE_KIND, "bridge")?.attribute(INFO_SLAVE_DATA, data.as_bytes())?;
         let body = header(0, 0).string(IFLA_IFNAME, name)?.attribute(IFLA_LINKINFO, info.as_bytes())?;
-        host.ask(kind::NEWLINK, 0, &body, &format!("isolate {name} from its neighbours"))?;
+        host.ask(kind::NEWLINK, 0, &body, &format!("set how the bridge treats {name}"))?;
     }
     Ok(())
 }

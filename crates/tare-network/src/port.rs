@@ -103,6 +103,20 @@ pub fn reserve(wanted: &[Wanted]) -> Result<Vec<Reserved>> {
     Ok(all)
 }
 
+/// Which of these ports a socket holds that was handed down over an exec.
+pub fn recognize(socket: &OwnedFd, published: &[Published]) -> Option<Reserved> {
+    let name = SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()?;
+    let protocol = match rustix::net::sockopt::socket_type(socket).ok()? {
+        SocketType::STREAM => Protocol::Tcp,
+        _ => Protocol::Udp,
+    };
+    let is_it = |port: &&Published| {
+        port.protocol == protocol && port.port == name.port() && port.address == name.ip()
+    };
+    let published = *published.iter().find(is_it)?;
+    Some(Reserved { published, socket: socket.try_clone().ok() })
+}
+
 fn reserve_one(want: &Wanted) -> Result<Vec<Reserved>> {
     let addresses: Vec<IpAddr> = match want.address {
         Some(address) => vec![address],

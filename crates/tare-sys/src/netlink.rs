@@ -129,7 +129,7 @@ impl Answer {
 }
 
 /// Reads attributes until the end, or until one that is cut off.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     /// The two highest bits say how the value is built, not which attribute it is.
     const KIND: u16 = 0x3fff;
     std::iter::from_fn(move || {

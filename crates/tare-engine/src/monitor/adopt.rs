@@ -139,6 +139,7 @@ impl Monitor {
             .status
             .process()
             .ok_or_else(|| Error::new(Kind::Conflict, "take over the container: it has just ended"))?;
+        self.proxy = crate::network::reopen_proxy(&self.roots, &self.record.id, &self.ports);
         self.names = crate::network::reopen_names(&self.roots, &self.record, self.status.pid, names);
         // As in a launch: an exit code that does not wait for the teardown.
         let namespace = |name: &str| {

@@ -10,8 +10,7 @@ pub fn check_network(host: &HostConfig) -> Result<()> {
     let mode = host.network_mode.as_str();
     let why = match mode {
         "host" => "its network is the host's own",
-        // Until the default is a network, it is none.
-        "none" | "private" | "" | "default" => "there is no network",
+        "none" | "private" => "there is no network",
         _ if mode.starts_with("container:") => {
             "its network is another container's: do that with the other one"
         }

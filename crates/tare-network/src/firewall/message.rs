@@ -2,7 +2,7 @@
 //! (linux/netfilter/nf_tables.h). Numbers are in network order, except what is in a register.
 
 use tare_sys::Result;
-use tare_sys::netlink::{Body, Request, flag};
+use tare_sys::netlink::{Body, Netlink, Request, attributes, flag};
 
 /// A family of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,7 @@ pub enum Family {
 const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
+const GETCHAIN: u16 = 4;
 const NEWRULE: u16 = 6;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
@@ -45,12 +46,14 @@ pub enum Type {
     Port = 13,
     /// `ifname`.
     Link = 41,
+    /// `nf_proto`.
+    Family = 2,
 }
 
 impl Type {
     fn length(self) -> u32 {
         match self {
-            Type::Ipv4 | Type::Protocol | Type::Port => 4,
+            Type::Ipv4 | Type::Protocol | Type::Port | Type::Family => 4,
             Type::Ether => 8,
             Type::Ipv6 | Type::Link => 16,
         }
@@ -68,6 +71,8 @@ pub struct Set {
     pub key: &'static [Type],
     /// What they are mapped to.
     pub data: &'static [Type],
+    /// Rules add to it, and after so many milliseconds an element goes again; 0: neither.
+    pub timeout: u64,
 }
 
 /// An element of a set.
@@ -137,11 +142,14 @@ fn types(parts: &[Type]) -> (u32, u32) {
 /// Makes a set or a map.
 pub fn make_set(table: &str, set: &Set, id: u32) -> Result<Request> {
     const MAP: u32 = 0x8;
+    const TIMEOUT: u32 = 0x10;
+    const EVAL: u32 = 0x20;
     const CONCAT: u32 = 0x80;
     let (key, length) = types(set.key);
     // The key's exact length: of a single port or protocol only the bytes that there are.
     let length = match set.key {
         [Type::Ether] => 6,
+        [Type::Family] => 1,
         _ => length,
     };
     let mut flags = 0;
@@ -150,6 +158,9 @@ pub fn make_set(table: &str, set: &Set, id: u32) -> Result<Request> {
     }
     if set.key.len() > 1 {
         flags |= CONCAT;
+    }
+    if set.timeout != 0 {
+        flags |= TIMEOUT | EVAL;
     }
     let mut body = header(set.family).string(1, table)?.string(2, set.name)?;
     body = number(body, 3, flags)?;
@@ -170,6 +181,9 @@ pub fn make_set(table: &str, set: &Set, id: u32) -> Result<Request> {
         body = body.attribute(9 | NESTED, description.as_bytes())?;
     }
     body = number(body, 10, id)?;
+    if set.timeout != 0 {
+        body = body.attribute(11, &set.timeout.to_be_bytes())?;
+    }
     if let [Type::Link] = set.key {
         // For nft(8), which else takes the name for a number and shows nothing: the byte order is the host's
         // (libnftnl, NFTNL_UDATA_SET_KEYBYTEORDER).
@@ -300,6 +314,13 @@ impl Rule {
         self.expression("lookup", number(data, 5, u32::from(!inside))?)
     }
 
+    /// Adds the registers from here on to the set, or makes them last longer there.
+    pub fn remember(self, at: u32, set: &str) -> Result<Rule> {
+        const UPDATE: u32 = 1;
+        let data = number(Body::new(&[]).string(1, set)?, 3, UPDATE)?;
+        self.expression("dynset", number(data, 4, REGISTER + at)?)
+    }
+
     /// Goes on if they are a key of the map, with what that is mapped to in the registers from `to` on.
     pub fn mapped(self, at: u32, map: &str, to: u32) -> Result<Rule> {
         let data = number(Body::new(&[]).string(1, map)?, 2, REGISTER + at)?;
@@ -372,6 +393,53 @@ impl Rule {
         let what = format!("add a rule to the firewall's chain {chain}");
         Ok(request(NEWRULE, flag::CREATE | flag::APPEND, body, what))
     }
+}
+
+/// A chain of anybody's that hangs on a hook, as far as it matters whether it drops what nobody allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Its table's family: 1 for both, 2 for IPv4, 10 for IPv6.
+    pub family: u8,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Number of the hook.
+    pub hook: u32,
+    /// It drops what none of its rules accepts.
+    pub drops: bool,
+}
+
+/// All chains for IP that hang on a hook and filter.
+pub fn chains(netlink: &mut Netlink) -> Result<Vec<Foreign>> {
+    let answers =
+        netlink.ask(SUBSYSTEM | GETCHAIN, flag::DUMP, &Body::new(&[0; 4]), "list the firewall's chains")?;
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    let big = |value: &[u8]| value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+    let mut found = Vec::new();
+    for answer in &answers {
+        let Some([family @ (1 | 2 | 10), ..]) = answer.header::<4>().copied() else { continue };
+        let mut chain =
+            Foreign { family, table: String::new(), name: String::new(), hook: u32::MAX, drops: false };
+        let mut filters = false;
+        for (kind, value) in answer.attributes(4) {
+            match kind {
+                1 => chain.table = text(value),
+                3 => chain.name = text(value),
+                4 => {
+                    let number = attributes(value).find(|(kind, _)| *kind == 1);
+                    chain.hook = number.and_then(|(_, number)| big(number)).unwrap_or(u32::MAX);
+                }
+                5 => chain.drops = big(value) == Some(0),
+                7 => filters = text(value) == "filter",
+                _ => {}
+            }
+        }
+        if filters && chain.hook != u32::MAX {
+            found.push(chain);
+        }
+    }
+    Ok(found)
 }
 
 /// What becomes of a packet.

@@ -1,0 +1,297 @@
+//! Published ports at `::1`, and at any address of IPv6 that lead to a container without IPv6: a proxy in its monitor.
+//!
+//! The firewall can change a destination, but not from one family to the other, and not of what goes to `::1`, which
+//! the kernel lets leave the host by no setting. Without this, `localhost`, which is `::1` first of all, would lead
+//! nowhere. The container sees the bridge as the client.
+//! Everything else goes past it, by the firewall's map. What comes in here has passed the host's rules for input.
+//!
+//! It never blocks, has no thread, and holds at most [`MOST`] connections of [`CHUNK`] bytes each way.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
+use tare_sys::{Context, Result};
+
+use crate::port::{Protocol, Reserved};
+
+/// Connections at once; more are refused.
+const MOST: usize = 256;
+/// Bytes taken at once.
+const CHUNK: usize = 16 * 1024;
+/// Connections that may wait to be taken.
+const BACKLOG: i32 = 128;
+
+/// The proxy of one container.
+#[derive(Debug)]
+pub struct Proxy {
+    epoll: OwnedFd,
+    listeners: Vec<(OwnedFd, SocketAddr)>,
+    pairs: Vec<Option<Pair>>,
+}
+
+/// A client's connection, and ours to the container.
+#[derive(Debug)]
+struct Pair {
+    /// The client's, then the container's.
+    ends: [End; 2],
+    /// The connection to the container stands.
+    connected: bool,
+}
+
+#[derive(Debug)]
+struct End {
+    socket: OwnedFd,
+    /// What is to be sent here.
+    waiting: Vec<u8>,
+    /// Nothing more comes from here.
+    ended: bool,
+    /// Nothing more is sent here.
+    shut: bool,
+    /// What is waited for.
+    interest: EventFlags,
+}
+
+impl Proxy {
+    /// Serves those of the reserved ports that only a proxy can; `None` where there are none. The sockets stay where
+    /// they are as well.
+    pub fn open(
+        reserved: &[Reserved],
+        ipv4: Option<Ipv4Addr>,
+        ipv6: Option<Ipv6Addr>,
+    ) -> Result<Option<Proxy>> {
+        let Some(address) = ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from)) else { return Ok(None) };
+        let is_ours = |port: &&Reserved| {
+            let at = port.published.address;
+            let asks_us = at.is_unspecified() || at.is_loopback() || ipv6.is_none();
+            at.is_ipv6() && asks_us && port.published.protocol == Protocol::Tcp
+        };
+        let mut listeners = Vec::new();
+        for port in reserved.iter().filter(is_ours) {
+            // In the long ranges nobody holds a socket.
+            let Some(socket) = &port.socket else { continue };
+            let what = || format!("listen on port {} of IPv6", port.published.port);
+            let socket = socket.try_clone().doing(what)?;
+            rustix::net::listen(&socket, BACKLOG).doing(what)?;
+            rustix::io::ioctl_fionbio(&socket, true).doing(what)?;
+            listeners.push((socket, SocketAddr::new(address, port.published.container_port)));
+        }
+        if listeners.is_empty() {
+            return Ok(None);
+        }
+        let epoll = epoll::create(CreateFlags::CLOEXEC).doing(|| "epoll_create1()")?;
+        for (at, (socket, _)) in listeners.iter().enumerate() {
+            epoll::add(&epoll, socket, EventData::new_u64(at as u64), EventFlags::IN)
+                .doing(|| "epoll_ctl(listener)")?;
+        }
+        Ok(Some(Proxy { epoll, listeners, pairs: Vec::new() }))
+    }
+
+    /// Somebody is connected.
+    pub fn is_busy(&self) -> bool {
+        self.pairs.iter().any(Option::is_some)
+    }
+
+    /// Does what there is to do, without waiting; to be called when its file is readable.
+    pub fn serve(&mut self) {
+        let mut events = [const { Event { flags: EventFlags::empty(), data: EventData::new_u64(0) } }; 32];
+        let Ok(count) = epoll::wait(&self.epoll, &mut events[..], Some(&Timespec::default())) else { return };
+        for event in events.iter().take(count) {
+            let data = event.data.u64();
+            match usize::try_from(data).ok().filter(|at| *at < self.listeners.len()) {
+                Some(at) => self.accept(at),
+                None => self.relay(data),
+            }
+        }
+    }
+
+    fn accept(&mut self, at: usize) {
+        let Some((listener, target)) = self.listeners.get(at) else { return };
+        let Ok(client) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        else {
+            return;
+        };
+        let slot = match self.pairs.iter().position(Option::is_none) {
+            Some(slot) => slot,
+            None if self.pairs.len() < MOST => {
+                self.pairs.push(None);
+                self.pairs.len() - 1
+            }
+            // Closed at once.
+            None => return,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let Ok(server) = rustix::net::socket_with(family, SocketType::STREAM, flags, None) else {
+            return;
+        };
+        match rustix::net::connect(&server, target) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(_) => return,
+        }
+        let end = |socket| End {
+            socket,
+            waiting: Vec::new(),
+            ended: false,
+            shut: false,
+            interest: EventFlags::empty(),
+        };
+        let mut pair = Pair { ends: [end(client), end(server)], connected: false };
+        for side in 0..2 {
+            let key = EventData::new_u64(self.key(slot, side));
+            let end = &mut pair.ends[side];
+            end.interest = if side == 1 { EventFlags::OUT } else { EventFlags::empty() };
+            if epoll::add(&self.epoll, &end.socket, key, end.interest).is_err() {
+                return;
+            }
+        }
+        self.pairs[slot] = Some(pair);
+    }
+
+    fn key(&self, slot: usize, side: usize) -> u64 {
+        (self.listeners.len() + slot * 2 + side) as u64
+    }
+
+    fn relay(&mut self, key: u64) {
+        let number = key as usize - self.listeners.len();
+        let (slot, side) = (number / 2, number % 2);
+        let Some(Some(pair)) = self.pairs.get_mut(slot) else { return };
+        let goes_on = if side == 1 && !pair.connected {
+            pair.connected = true;
+            matches!(rustix::net::sockopt::socket_error(&pair.ends[1].socket), Ok(Ok(())))
+        } else {
+            pair.pass()
+        };
+        let done = pair.ends.iter().all(|end| end.shut);
+        if !goes_on || done {
+            // Closing takes it out of the epoll as well.
+            self.pairs[slot] = None;
+            return;
+        }
+        for side in 0..2 {
+            let key = EventData::new_u64(self.key(slot, side));
+            let Some(Some(pair)) = self.pairs.get_mut(slot) else { return };
+            let wanted = pair.interest(side);
+            let end = &mut pair.ends[side];
+            if wanted != end.interest {
+                end.interest = wanted;
+                let _ = epoll::modify(&self.epoll, &end.socket, key, wanted);
+            }
+        }
+    }
+}
+
+impl Pair {
+    fn interest(&self, side: usize) -> EventFlags {
+        let (end, other) = (&self.ends[side], &self.ends[1 - side]);
+        let mut flags = EventFlags::empty();
+        if !end.ended && other.waiting.is_empty() && self.connected {
+            flags |= EventFlags::IN;
+        }
+        if !end.waiting.is_empty() {
+            flags |= EventFlags::OUT;
+        }
+        flags
+    }
+
+    /// Passes on what there is, both ways; `false` when the connection is broken.
+    fn pass(&mut self) -> bool {
+        let mut buffer = [0; CHUNK];
+        for from in 0..2 {
+            let to = 1 - from;
+            if !self.flush(to) {
+                return false;
+            }
+            while self.ends[to].waiting.is_empty() && !self.ends[from].ended {
+                match rustix::net::recv(&self.ends[from].socket, &mut buffer[..], RecvFlags::empty()) {
+                    Ok((0, _)) => self.ends[from].ended = true,
+                    Ok((length, _)) => {
+                        self.ends[to].waiting.extend_from_slice(&buffer[..length]);
+                        if !self.flush(to) {
+                            return false;
+                        }
+                    }
+                    Err(Errno::AGAIN | Errno::INTR) => break,
+                    Err(_) => return false,
+                }
+            }
+            if self.ends[from].ended && self.ends[to].waiting.is_empty() && !self.ends[to].shut {
+                self.ends[to].shut = true;
+                let _ = rustix::net::shutdown(&self.ends[to].socket, Shutdown::Write);
+            }
+        }
+        true
+    }
+
+    fn flush(&mut self, to: usize) -> bool {
+        let end = &mut self.ends[to];
+        while !end.waiting.is_empty() {
+            match rustix::net::send(&end.socket, &end.waiting, SendFlags::NOSIGNAL) {
+                Ok(sent) => drop(end.waiting.drain(..sent)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+impl AsFd for Proxy {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::port::{Wanted, reserve};
+
+    #[test]
+    fn bytes_go_both_ways_to_their_end() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let container_port = server.local_addr().unwrap().port();
+        let wanted = Wanted {
+            protocol: Protocol::Tcp,
+            address: Some("::1".parse().unwrap()),
+            ports: 0..=0,
+            container_port,
+        };
+        let Ok(reserved) = reserve(&[wanted]) else { return };
+        let port = reserved[0].published.port;
+        let mut proxy = Proxy::open(&reserved, Some(Ipv4Addr::LOCALHOST), None).unwrap().unwrap();
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|n| n as u8).collect();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    proxy.serve();
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            });
+            scope.spawn(|| {
+                // Echoes, with nothing before the end, so that all has to be held somewhere.
+                let mut stream = server.accept().unwrap().0;
+                let mut all = Vec::new();
+                stream.read_to_end(&mut all).unwrap();
+                stream.write_all(&all).unwrap();
+            });
+            let mut client = TcpStream::connect(("::1", port)).unwrap();
+            client.write_all(&sent).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let mut back = Vec::new();
+            client.read_to_end(&mut back).unwrap();
+            ended.store(true, Ordering::Relaxed);
+            assert!(back == sent, "{} bytes came back of {}", back.len(), sent.len());
+        });
+    }
+}
