@@ -35,6 +35,7 @@ impl Host {
     #[allow(clippy::new_without_default, reason = "it makes folders, which a default should not")]
     pub fn new() -> Host {
         assert!(rustix::process::geteuid().is_root(), "these tests need root: they make real containers");
+        crate::machine::own_network();
         let folder = tempfile::Builder::new().prefix("tare-test-").tempdir_in("/var/tmp").expect("a folder");
         for name in ["root", "run", "work"] {
             fs::create_dir(folder.path().join(name)).expect("a folder in the folder");

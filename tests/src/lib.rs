@@ -9,6 +9,9 @@
 //! host.tare(["run", "--rm", "busybox", "sh", "-c", "exit 7"]).run().fails(7);
 //! ```
 //!
+//! A test runs in a network of its own ([`machine`]), from its first `Host`, registry or other host on: what it
+//! publishes is published there, and the real machine's links and firewall stay as they are.
+//!
 //! When the `Host` goes, it checks that its containers left nothing on the machine: no process, mount or cgroup.
 #![forbid(unsafe_code)]
 
@@ -20,6 +23,7 @@ pub mod debian;
 pub mod disk;
 pub mod engine;
 pub mod host;
+pub mod machine;
 pub mod patience;
 pub mod process;
 pub mod registry;

@@ -55,6 +55,7 @@ impl Registry {
 
     #[track_caller]
     fn start(password: bool, tls: bool) -> Registry {
+        crate::machine::own_network();
         let folder =
             tempfile::Builder::new().prefix("tare-test-registry-").tempdir_in("/var/tmp").expect("a folder");
         let at = |name: &str| folder.path().join(name).display().to_string();
@@ -187,6 +188,7 @@ pub struct Server {
 impl Server {
     /// Answers by this function.
     pub fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Server {
+        crate::machine::own_network();
         Server::deaf(answer, |_| None)
     }
 

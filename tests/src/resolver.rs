@@ -33,6 +33,7 @@ impl Resolver {
         address: [u8; 4],
         say: impl Fn(Asked<'_>) -> Vec<Vec<u8>> + Send + Sync + 'static,
     ) -> Resolver {
+        crate::machine::own_network();
         let address = IpAddr::from(Ipv4Addr::from(address));
         let udp = UdpSocket::bind((address, 53)).expect("port 53 of an address of the test's own");
         let tcp = TcpListener::bind((address, 53)).expect("port 53 of an address of the test's own");

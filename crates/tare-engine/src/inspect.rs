@@ -200,7 +200,7 @@ fn network_settings(roots: &Roots, record: &Record, status: &Status) -> Result<V
         "LinkLocalIPv6PrefixLen": 0, "MacAddress": "", "SandboxID": record.id, "SandboxKey": "",
         "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null, "Networks": {}, "Ports": {},
     });
-    let known = crate::network::settings(roots, record, status.runs(), status.pid)?;
+    let known = crate::network::shape::settings(roots, record, status.runs(), status.pid)?;
     for (name, value) in known.as_object().into_iter().flatten() {
         settings[name] = value.clone();
     }

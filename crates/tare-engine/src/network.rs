@@ -7,11 +7,13 @@
 //! A container holds its addresses and ports from its start to its end; a sweep takes back what a killed one
 //! has left.
 
+pub mod shape;
+
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tare_network::attach::Connection;
 use tare_network::endpoint::Wanted as WantedEndpoint;
 use tare_network::firewall::Firewall;
@@ -487,14 +489,14 @@ impl Engine {
     pub fn inspect_network(&self, word: &str) -> Result<Value> {
         if let Some((name, driver)) = MODES.iter().find(|(name, _)| *name == word) {
             let network = Network { name: (*name).into(), driver: (*driver).into(), ..Network::default() };
-            return Ok(in_dockers_shape(&network, &[]));
+            return Ok(shape::in_dockers_shape(&network, &[]));
         }
         sweep::sweep(&self.roots)?;
         let all = networks(&self.roots);
         let network =
             if word == DEFAULT && need_root().is_ok() { all.find_or_make(word) } else { all.find(word) }?;
         let endpoints = Endpoint::on(&all.folders, &network.id)?;
-        Ok(in_dockers_shape(&network, &endpoints))
+        Ok(shape::in_dockers_shape(&network, &endpoints))
     }
 
     /// Removes a network that nobody is on.
@@ -693,122 +695,6 @@ fn mode(name: &str, driver: &str) -> NetworkSummary {
         ipv6: false,
         labels: std::collections::BTreeMap::new(),
     }
-}
-
-fn with_prefix(address: Option<IpAddr>, network: &Network) -> String {
-    let prefix = |address: IpAddr| network.pool(address.is_ipv4()).map_or(0, |pool| pool.subnet.prefix);
-    address.map_or_else(String::new, |address| format!("{address}/{}", prefix(address)))
-}
-
-fn in_dockers_shape(network: &Network, endpoints: &[Endpoint]) -> Value {
-    let config: Vec<Value> = network
-        .pools
-        .iter()
-        .map(|pool| {
-            let mut config = json!({ "Subnet": pool.subnet, "Gateway": pool.gateway });
-            if let Some(range) = pool.range {
-                config["IPRange"] = json!(range);
-            }
-            config
-        })
-        .collect();
-    let containers: serde_json::Map<String, Value> = endpoints
-        .iter()
-        .map(|endpoint| {
-            let value = json!({
-                "Name": endpoint.name,
-                "EndpointID": endpoint.id,
-                "MacAddress": endpoint.mac,
-                "IPv4Address": with_prefix(endpoint.ipv4.map(IpAddr::from), network),
-                "IPv6Address": with_prefix(endpoint.ipv6.map(IpAddr::from), network),
-            });
-            (endpoint.container.clone(), value)
-        })
-        .collect();
-    json!({
-        "Name": network.name,
-        "Id": network.id,
-        "Created": network.created,
-        "Scope": "local",
-        "Driver": network.driver,
-        "EnableIPv4": network.pool(true).is_some(),
-        "EnableIPv6": network.ipv6,
-        "IPAM": { "Driver": "default", "Options": {}, "Config": config },
-        "Internal": network.internal,
-        "Attachable": false,
-        "Ingress": false,
-        "ConfigFrom": { "Network": "" },
-        "ConfigOnly": false,
-        "Containers": containers,
-        "Options": network.options,
-        "Labels": network.labels,
-        "Tare": { "Link": network.link },
-    })
-}
-
-/// `NetworkSettings` of `inspect`.
-pub fn settings(roots: &Roots, record: &Record, running: bool, pid: i32) -> Result<Value> {
-    let connections = if running { networks(roots).connections(&record.id)? } else { Vec::new() };
-    let mut all = serde_json::Map::new();
-    for (name, settings) in wanted(&record.request).unwrap_or_default() {
-        let found = connections.iter().find(|c| c.network.name == name || c.network.id.starts_with(&name));
-        let (mut value, name) = (json!(settings), found.map_or(name, |c| c.network.name.clone()));
-        value["NetworkID"] = json!(found.map_or("", |c| c.network.id.as_str()));
-        value["EndpointID"] = json!(found.map_or("", |c| c.endpoint.id.as_str()));
-        for (ipv4, gateway, address, prefix) in [
-            (true, "Gateway", "IPAddress", "IPPrefixLen"),
-            (false, "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen"),
-        ] {
-            let own = found.and_then(|c| match ipv4 {
-                true => c.endpoint.ipv4.map(IpAddr::from),
-                false => c.endpoint.ipv6.map(IpAddr::from),
-            });
-            let pool = found.and_then(|c| c.network.pool(ipv4)).filter(|_| own.is_some());
-            let open = found.is_some_and(|c| !c.network.internal);
-            let shown = pool.filter(|_| open).map_or_else(String::new, |pool| pool.gateway.to_string());
-            value[gateway] = json!(shown);
-            value[address] = json!(own.map_or_else(String::new, |own| own.to_string()));
-            value[prefix] = json!(pool.map_or(0, |pool| pool.subnet.prefix));
-        }
-        if let Some(connection) = found {
-            value["MacAddress"] = json!(connection.endpoint.mac);
-            let short: String = record.id.chars().take(12).collect();
-            let mut names = vec![record.name.clone()];
-            names.extend(connection.endpoint.aliases.iter().cloned());
-            names.push(short);
-            value["DNSNames"] = json!(names);
-        }
-        all.insert(name, value);
-    }
-    let mut ports = serde_json::Map::new();
-    for text in record.request.config.exposed_ports.keys().chain(&record.image.exposed_ports) {
-        if let Ok((first, last, protocol)) = container_ports(text) {
-            (first..=last).for_each(|port| {
-                ports.insert(format!("{port}/{protocol}"), Value::Null);
-            });
-        }
-    }
-    for port in connections.iter().flat_map(|connection| &connection.endpoint.ports) {
-        let entry = ports.entry(format!("{}/{}", port.container_port, port.protocol)).or_insert(Value::Null);
-        let binding = json!({ "HostIp": port.address, "HostPort": port.port.to_string() });
-        match entry {
-            Value::Array(list) => list.push(binding),
-            entry => *entry = json!([binding]),
-        }
-    }
-    let first = all.get("bridge").cloned().unwrap_or(Value::Null);
-    let of_first = |field: &str| first.get(field).cloned().unwrap_or_else(|| json!(""));
-    Ok(json!({
-        "Bridge": "",
-        "SandboxKey": if running { format!("/proc/{pid}/ns/net") } else { String::new() },
-        "Ports": ports,
-        // Of the default network, as Docker had it before there were others.
-        "Gateway": of_first("Gateway"),
-        "IPAddress": of_first("IPAddress"),
-        "IPPrefixLen": first.get("IPPrefixLen").cloned().unwrap_or_else(|| json!(0)),
-        "MacAddress": of_first("MacAddress"),
-        "Networks": all,
-    }))
 }
 
 /// Checks what a request wants on networks, as far as that can be told beforehand.

@@ -75,6 +75,9 @@ impl Proxy {
             let Some(socket) = &port.socket else { continue };
             let what = || format!("listen on port {} of IPv6", port.published.port);
             let socket = socket.try_clone().doing(what)?;
+            // Its connections inherit this; where it is off, those that have just ended would keep the port. While
+            // it listens, nobody else gets it in any case.
+            rustix::net::sockopt::set_socket_reuseaddr(&socket, true).doing(what)?;
             rustix::net::listen(&socket, BACKLOG).doing(what)?;
             rustix::io::ioctl_fionbio(&socket, true).doing(what)?;
             listeners.push((socket, SocketAddr::new(address, port.published.container_port)));

@@ -1,0 +1,327 @@
+//! Networks, by packets that arrive or do not, between network namespaces that stand for machines.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use tare_tests::machine::{Remote, get, get_from, own_network, run};
+use tare_tests::{Host, eventually, process};
+
+/// A web server that says "hello", and in its log who asked.
+const SERVER: &str = "mkdir -p /w; echo hello > /w/index.html; exec httpd -f -vv -p 80 -h /w";
+
+fn serving(host: &Host, flags: &[&str]) -> String {
+    host.detached(flags, SERVER)
+}
+
+fn address(host: &Host, name: &str, network: &str) -> String {
+    host.inspect(name)["NetworkSettings"]["Networks"][network]["IPAddress"].as_str().unwrap().to_owned()
+}
+
+/// What a script prints in a container on a network.
+fn inside(host: &Host, network: &str, script: &str) -> String {
+    host.sh(&["--network", network], script).stdout()
+}
+
+/// `GET /` by busybox's nc.
+fn ask(address: &str, port: u16) -> String {
+    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {address} {port} 2>&1 | tail -n 1")
+}
+
+#[test]
+fn a_container_has_an_address_reaches_the_world_and_has_no_ipv6() {
+    let (host, remote) = (Host::new(), Remote::new());
+    let folder = host.folder("web");
+    std::fs::write(folder.join("index.html"), "world\n").unwrap();
+    let log = host.work().join("log");
+    let script =
+        format!("busybox httpd -f -vv -p 80 -h {} > {} 2>&1 & echo $!", folder.display(), log.display());
+    let server = remote.command(&["sh", "-c", &script]).run().ok();
+    eventually("the other host serves", || get_from(&remote, "127.0.0.1", 80) == "world");
+    let said = inside(&host, "bridge", &format!("{}; ip addr show eth0; ip route", ask(&remote.address, 80)));
+    assert!(
+        said.contains("world") && said.contains("10.120.") && said.contains("default via 10.120."),
+        "{said}"
+    );
+    assert!(!said.contains("inet6"), "no IPv6 where nobody asked for it: {said}");
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains(&remote.machine), "it goes out with the machine's address: {log}");
+    run(&["kill", &server]);
+}
+
+#[test]
+fn a_published_port_is_reached_from_everywhere_and_sees_who_asks() {
+    let (host, remote) = (Host::new(), Remote::new());
+    serving(&host, &["--name", "web", "--network", "bridge", "-p", "8080:80", "-p", "127.0.0.1:8081:80"]);
+    eventually("it serves", || get("127.0.0.1", 8080) == "hello");
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "hello");
+    assert_eq!(get(&remote.machine, 8080), "hello");
+    assert_eq!(get("127.0.0.1", 8081), "hello");
+    assert_eq!(get_from(&remote, &remote.machine, 8081), "", "published on loopback alone");
+    assert_eq!(inside(&host, "bridge", &ask(&remote.machine, 8080)), "hello", "from its neighbour");
+    let itself = host.pid("web").to_string();
+    let words = ["nsenter", "-t", &itself, "-n", "curl", "-s", "--max-time", "3"];
+    let hairpin = run(&[&words[..], &[&format!("http://{}:8080/", remote.machine)]].concat());
+    assert_eq!(hairpin, "hello\n", "from itself");
+    let log = host.tare(["logs", "web"]).run();
+    let log = format!("{}{}", log.stdout(), log.stderr());
+    assert!(log.contains(&remote.address), "the other host is seen as itself: {log}");
+    host.tare(["port", "web", "80"]).run().prints(&format!("0.0.0.0:8080\n127.0.0.1:8081\n{}", "[::]:8080"));
+    assert!(run(&["nft", "list", "ruleset"]).contains("8080"));
+    host.tare(["rm", "-f", "web"]).run().ok();
+    assert!(!run(&["nft", "list", "ruleset"]).contains("8080"), "and it is gone with the container");
+}
+
+#[test]
+fn a_taken_port_is_an_error_that_names_its_owner_and_is_free_again_at_once() {
+    let host = Host::new();
+    serving(&host, &["--name", "web", "--network", "bridge", "-p", "8080:80"]);
+    let other = ["run", "--rm", "--network", "bridge", "-p", "8080:80", "busybox", "true"];
+    host.tare(other).run().fails(125).complains_of(&["port is already allocated", "8080/tcp", "web"]);
+    host.tare(["rm", "-f", "web"]).run().ok();
+    host.tare(other).run().ok();
+    host.tare(other).run().ok();
+    let listener = std::net::TcpListener::bind("127.0.0.1:8080").unwrap();
+    let me = std::process::id().to_string();
+    host.tare(other).run().fails(125).complains_of(&["port is already allocated", &format!("process {me}")]);
+    drop(listener);
+    // Any that is free of a range, and each its own.
+    for port in ["9000", "9001"] {
+        let id = serving(&host, &["--network", "bridge", "-p", "9000-9001:80"]);
+        assert!(host.tare(["port", &id]).run().ok().contains(&format!("0.0.0.0:{port}")));
+    }
+    let words = ["run", "--rm", "--network", "bridge", "-p", "9000-9001:80", "busybox", "true"];
+    host.tare(words).run().fails(125).complains_of(&["9000-9001", "none is free"]);
+    let id = serving(&host, &["--network", "bridge", "-p", "53:53/udp", "-P", "--expose", "7000-7001"]);
+    let ports = host.tare(["port", &id]).run().ok();
+    assert!(ports.contains("53/udp -> 0.0.0.0:53") && ports.contains("7001/tcp -> 0.0.0.0:"), "{ports}");
+}
+
+#[test]
+fn networks_are_apart_and_an_internal_one_is_shut() {
+    let (host, remote) = (Host::new(), Remote::new());
+    for words in [&["a"][..], &["b"], &["--internal", "shut"], &["-o", "enable_icc=false", "shy"]] {
+        host.tare(["network", "create"]).args(words).run().ok();
+    }
+    for network in ["a", "shut", "shy"] {
+        serving(&host, &["--name", &format!("on-{network}"), "--network", network]);
+    }
+    let at = |network: &str| address(&host, &format!("on-{network}"), network);
+    assert_eq!(inside(&host, "a", &ask(&at("a"), 80)), "hello");
+    assert_ne!(inside(&host, "b", &ask(&at("a"), 80)), "hello", "from network to network");
+    assert_ne!(inside(&host, "bridge", &ask(&at("a"), 80)), "hello");
+    assert_eq!(inside(&host, "shut", &ask(&at("shut"), 80)), "hello");
+    assert_eq!(inside(&host, "shut", "ip route | grep -c default"), "0");
+    assert_ne!(inside(&host, "shy", &ask(&at("shy"), 80)), "hello", "neighbours may not talk");
+    remote.ip(&["route", "add", "10.120.0.0/13", "via", &remote.machine]);
+    assert_eq!(get_from(&remote, &at("a"), 80), "", "what is not published is not reached from outside");
+    host.tare(["network", "rm", "a"]).run().fails(1).complains_of(&["has active endpoints", "on-a"]);
+    host.tare(["network", "create", "a"]).run().fails(1).complains_of(&["already exists"]);
+    host.tare(["network", "rm", "b"]).run().ok();
+    host.tare(["run", "--rm", "--network", "b", "busybox", "true"])
+        .run()
+        .fails(125)
+        .complains_of(&["network b not found"]);
+}
+
+#[test]
+fn a_container_cannot_take_the_address_of_another() {
+    let host = Host::new();
+    let server = "ip addr add 10.99.0.9/24 dev eth0; exec sleep 60";
+    host.tare(["network", "create", "--subnet", "10.99.0.0/24", "lan"]).run().ok();
+    serving(&host, &["--name", "web", "--network", "lan", "--ip", "10.99.0.5"]);
+    host.detached(&["--name", "liar", "--network", "lan", "--cap-add", "NET_ADMIN"], server);
+    assert_eq!(address(&host, "web", "lan"), "10.99.0.5");
+    eventually("it has given itself the address", || {
+        let pid = host.pid("liar").to_string();
+        run(&["nsenter", "-t", &pid, "-n", "ip", "addr"]).contains("10.99.0.9")
+    });
+    let pid = host.pid("liar").to_string();
+    let from = |source: &str| {
+        let mut command = std::process::Command::new("nsenter");
+        command.args(["-t", &pid, "-n", "curl", "-s", "--max-time", "1", "--interface", source]);
+        String::from_utf8(command.arg("http://10.99.0.5/").output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(from(&address(&host, "liar", "lan")), "hello\n");
+    assert_eq!(from("10.99.0.9"), "", "a source that it was not given");
+}
+
+#[test]
+fn the_hosts_own_firewall_has_the_last_word_and_stays_as_it_is() {
+    let (host, remote) = (Host::new(), Remote::new());
+    run(&[
+        "nft",
+        "add table ip mine; add chain ip mine guard { type filter hook forward priority 10; policy accept; }",
+    ]);
+    run(&["iptables", "-N", "DOCKER-USER"]);
+    run(&["iptables", "-A", "FORWARD", "-j", "DOCKER-USER"]);
+    let own = || {
+        let all = run(&["nft", "-s", "list", "table", "ip", "mine"]);
+        all + &run(&["iptables", "-S"])
+    };
+    let before = own();
+    serving(&host, &["--name", "web", "--network", "bridge", "-p", "8080:80"]);
+    eventually("it serves", || get("127.0.0.1", 8080) == "hello");
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "hello");
+    assert_eq!(own(), before);
+    run(&["nft", &format!("add rule ip mine guard iifname {} drop", remote.link)]);
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "", "it says no");
+    run(&["nft", "flush", "chain", "ip", "mine", "guard"]);
+    run(&["iptables", "-P", "FORWARD", "DROP"]);
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "", "and so does the older tool");
+    run(&["iptables", "-I", "DOCKER-USER", "-j", "ACCEPT"]);
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "hello");
+}
+
+#[test]
+fn a_published_port_is_no_way_around_a_firewall_that_drops_what_it_was_not_told_to_let_in() {
+    let (host, remote) = (Host::new(), Remote::new());
+    let rule = |rule: &str| drop(run(&["nft", rule]));
+    rule(
+        "add table inet mine; add chain inet mine input { type filter hook input priority 0; policy drop; }",
+    );
+    rule(
+        "add rule inet mine input iif lo accept; add rule inet mine input ct state established,related accept",
+    );
+    serving(&host, &["--name", "web", "-p", "8080:80"]);
+    eventually("it serves", || get("127.0.0.1", 8080) == "hello");
+    assert_eq!(get(&remote.machine, 8080), "hello", "the machine itself");
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "", "what the host's rules do not let in");
+    rule("add rule inet mine input tcp dport 8080 accept");
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "hello", "what they do");
+    let log = host.tare(["logs", "web"]).run();
+    assert!(format!("{}{}", log.stdout(), log.stderr()).contains(&remote.address), "{log:?}");
+    run(&["nft", "delete", "table", "inet", "mine"]);
+    host.tare(["network", "reload"]).run().ok();
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "hello");
+}
+
+#[test]
+fn after_a_flush_reload_and_the_next_start_bring_all_back() {
+    let (host, remote) = (Host::new(), Remote::new());
+    host.tare(["network", "reload"]).run().ok();
+    serving(&host, &["--name", "web", "--network", "bridge", "-p", "8080:80"]);
+    eventually("it serves", || get("127.0.0.1", 8080) == "hello");
+    let rules = || run(&["nft", "-s", "list", "ruleset"]);
+    let before = rules();
+    run(&["nft", "flush", "ruleset"]);
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "");
+    host.tare(["network", "reload"]).run().ok();
+    assert_eq!(rules(), before);
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "hello");
+    run(&["nft", "flush", "ruleset"]);
+    host.sh(&["--network", "bridge"], "true").ok();
+    assert_eq!(rules(), before, "without being asked");
+}
+
+#[test]
+fn a_running_container_is_connected_and_disconnected() {
+    let host = Host::new();
+    host.tare(["network", "create", "--subnet", "10.99.0.0/24", "--ip-range", "10.99.0.128/25", "lan"])
+        .run()
+        .ok();
+    serving(&host, &["--name", "web", "--network", "bridge"]);
+    host.tare(["network", "connect", "--ip", "10.99.0.7", "--alias", "www", "lan", "web"]).run().ok();
+    assert_eq!(address(&host, "web", "lan"), "10.99.0.7");
+    assert_eq!(inside(&host, "lan", &ask("10.99.0.7", 80)), "hello");
+    assert!(inside(&host, "lan", "ip addr show eth0").contains("10.99.0.128"), "from the range");
+    host.tare(["run", "--rm", "--network", "lan", "--ip", "10.99.0.7", "busybox", "true"])
+        .run()
+        .fails(125)
+        .complains_of(&["Address already in use"]);
+    host.tare(["network", "connect", "lan", "web"]).run().fails(1).complains_of(&["already exists"]);
+    host.tare(["network", "disconnect", "lan", "web"]).run().ok();
+    assert!(host.inspect("web")["NetworkSettings"]["Networks"].get("lan").is_none());
+    assert_ne!(inside(&host, "lan", &ask("10.99.0.7", 80)), "hello");
+    let here = inside(&host, "lan", "true; ip -o link");
+    assert!(here.contains("eth0"), "{here}");
+    // The last ones' links go when they go.
+    eventually("one link is left, of the network that it is still on", || {
+        run(&["ip", "-o", "link"]).lines().filter(|line| line.contains(": tv")).count() == 1
+    });
+}
+
+#[test]
+fn several_networks_and_chosen_addresses() {
+    let host = Host::new();
+    host.tare(["network", "create", "--ipv6", "--subnet", "10.99.0.0/24", "--subnet", "fd99::/64", "one"])
+        .run()
+        .ok();
+    host.tare(["network", "create", "-o", "mtu=1400", "two"]).run().ok();
+    let said = host
+        .tare(["run", "--rm", "--network", "name=one,ip=10.99.0.9,ip6=fd99::9,mac-address=02:42:00:00:00:09"])
+        .args(["--network", "two", "busybox", "sh", "-c", "ip addr; ip -6 route"]);
+    host.busybox();
+    let said = said.run().ok();
+    for word in ["10.99.0.9/24", "fd99::9/64", "02:42:00:00:00:09", "eth1", "mtu 1400", "default via fd99::1"]
+    {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+#[test]
+fn ipv6_is_reached_from_other_hosts() {
+    let (host, remote) = (Host::new(), Remote::new());
+    host.tare(["network", "create", "--ipv6", "six"]).run().ok();
+    serving(&host, &["--name", "web", "--network", "six", "-p", "8080:80"]);
+    eventually("it serves", || get("127.0.0.1", 8080) == "hello");
+    assert_eq!(get_from(&remote, &remote.machine6, 8080), "hello");
+    assert_eq!(get(&remote.machine6, 8080), "hello");
+    assert_eq!(get("::1", 8080), "hello");
+}
+
+#[test]
+fn fifty_at_once_have_fifty_addresses_and_leave_nothing() {
+    let host = Host::new();
+    host.busybox();
+    let calls: Vec<_> =
+        (0..50).map(|_| host.tare(["run", "-d", "--rm", "busybox", "sleep", "600"]).start()).collect();
+    let ids: Vec<String> =
+        calls.into_iter().map(|call| call.wait_within(Duration::from_secs(120)).ok()).collect();
+    let mut addresses: Vec<_> = ids.iter().map(|id| address(&host, id, "bridge")).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 50, "{addresses:?}");
+    host.tare(["rm", "-f"]).args(&ids).run().ok();
+    let ruleset = run(&["nft", "list", "ruleset"]);
+    assert!(!ruleset.contains("\"tv"), "elements are left: {ruleset}");
+    eventually("the links are gone", || !run(&["ip", "-o", "link"]).contains(": tv"));
+}
+
+#[test]
+fn what_a_killed_container_had_is_free_with_the_next_command() {
+    let host = Host::new();
+    let id = serving(&host, &["--name", "web", "--network", "bridge", "-p", "8080:80"]);
+    let pid = host.pid("web");
+    // The monitor first, so that nobody sees the end.
+    for monitor in process::Process::all() {
+        if monitor.file("comm").trim() == "tare-monitor"
+            && monitor.file("environ").contains(&*host.root().to_string_lossy())
+        {
+            process::signal(monitor.id, rustix::process::Signal::KILL);
+        }
+    }
+    process::signal(pid, rustix::process::Signal::KILL);
+    eventually("it has ended", || host.status(&id) == "exited");
+    let ruleset = run(&["nft", "list", "ruleset"]);
+    assert!(!ruleset.contains("8080") && !ruleset.contains("\"tv"), "{ruleset}");
+    host.tare(["run", "--rm", "--network", "bridge", "-p", "8080:80", "busybox", "true"]).run().ok();
+}
+
+#[test]
+fn three_hundred_networks_have_a_subnet_each() {
+    own_network();
+    let host = Host::new();
+    for n in 0..300 {
+        host.tare(["network", "create", &format!("n{n}")]).run().ok();
+    }
+    let list = host.tare(["network", "ls", "-q"]).run().ok();
+    assert_eq!(list.lines().count(), 303, "with bridge, host and none");
+    let subnets: std::collections::BTreeSet<_> = (0..300)
+        .step_by(50)
+        .map(|n| host.tare(["network", "inspect", &format!("n{n}"), "-f", "{{json .IPAM}}"]).run().ok())
+        .collect();
+    assert_eq!(subnets.len(), 6);
+    host.sh(&["--network", "n299"], "ip route | grep default").ok();
+    host.tare(["network", "prune", "-f"]).run().ok();
+    assert_eq!(host.tare(["network", "ls", "-q"]).run().ok().lines().count(), 3);
+}
