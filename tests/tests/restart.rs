@@ -41,7 +41,7 @@ fn a_killed_one_is_started_again_and_one_killed_by_command_is_not() {
     host.detached(&["--name", "box", "--restart", "unless-stopped"], "sleep 60");
     let first = host.pid("box");
     tare_tests::process::signal(first, Signal::KILL);
-    eventually("it runs again", || host.status("box") == "running" && host.pid("box") != first);
+    eventually("it runs again", || ![0, first].contains(&host.pid("box")));
     host.tare(["kill", "box"]).run().ok();
     assert_eq!(host.status("box"), "exited");
     assert_eq!(host.inspect("box")["State"]["ExitCode"], 137);
