@@ -7,7 +7,8 @@ use tare_tests::process::Process;
 use tare_tests::{Host, eventually};
 
 fn ours(kind: &str) -> String {
-    fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string()
+    // This thread's: a test has a network of its own.
+    fs::read_link(format!("/proc/thread-self/ns/{kind}")).unwrap().display().to_string()
 }
 
 fn theirs(host: &Host, flags: &[&str], kind: &str) -> String {

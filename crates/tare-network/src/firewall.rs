@@ -188,16 +188,18 @@ impl Firewall {
     }
 
     /// Looks again whether the host's firewall drops, and lets the rules know.
+    ///
+    /// Both families are added first, so that removing cannot fail: a transaction that fails makes the kernel wait
+    /// for an RCU grace period (net/netfilter/nf_tables_api.c, __nf_tables_abort).
     pub fn look_around(&mut self) -> Result<()> {
-        let mut now = Elements::default();
-        now.gate(&self.gated()?);
-        let mut all = Elements::default();
+        let gated = self.gated()?;
+        let open: Vec<u8> = [IPV4[0], IPV6[0]].into_iter().filter(|family| !gated.contains(family)).collect();
+        let (mut all, mut gone) = (Elements::default(), Elements::default());
         all.gate(&[IPV4[0], IPV6[0]]);
-        all.0.retain(|element| !now.0.contains(element));
-        if !now.is_empty() {
-            self.add(&now)?;
-        }
-        self.remove(&all)
+        gone.gate(&open);
+        let mut requests = message::add_elements(&self.table, &all.0)?;
+        requests.extend(message::remove_elements(&self.table, &gone.0)?);
+        self.netlink.transaction(&requests).map_err(explain)
     }
 
     /// Removes the tables.
