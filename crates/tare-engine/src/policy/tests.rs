@@ -182,9 +182,7 @@ fn mounts_are_checked_and_ordered() {
     assert_eq!(own[0].destination(), Path::new("/x"), "the shallow one first");
     let options = own[0].options().as_ref().unwrap();
     assert!(options.contains(&"rro".to_owned()) && options.contains(&"ridmap".to_owned()), "{options:?}");
-    for bad in
-        ["relative:/x", "/a:relative", "/a:/x/../y", "/a:/proc", "/a:/x:fly", "/a:/", "/a:/x:ro:z", "name:/x"]
-    {
+    for bad in ["/a:relative", "/a:/x/../y", "/a:/proc", "/a:/x:fly", "/a:/", "/a:/x:ro:z"] {
         let host = HostConfig { binds: vec![bad.into()], ..HostConfig::default() };
         assert_eq!(refuse(host).kind(), Kind::Usage, "{bad}");
     }

@@ -211,6 +211,8 @@ fn the_wall_becomes_host_config() {
             "Mounts": [{
                 "Type": "tmpfs", "Source": "", "Target": "/t", "ReadOnly": false, "Propagation": "",
                 "NonRecursive": false, "CreateSource": false, "TmpfsSize": 0, "TmpfsMode": 0,
+                "VolumeOptions": {"NoCopy": false, "Subpath": "", "Labels": {}, "Driver": "", "DriverOptions": {}},
+                "ImageOptions": {"Subpath": ""},
             }],
         }}),
     );
