@@ -344,7 +344,7 @@ impl Monitor {
         }
         self.status = status;
         self.alive = Some(Alive { pidfd: child.pidfd, held });
-        let warnings = [warnings, std::mem::take(&mut self.joined.warnings)].concat();
+        let warnings = [warnings, self.joined.obstacles(&self.roots)].concat();
         self.times.settle = Some(Instant::now() + SETTLE);
         crate::events::emit(&self.roots, &Event::container(&self.record, "start"));
         Ok(warnings)

@@ -40,8 +40,6 @@ pub struct Joined {
     pub connections: Vec<Connection>,
     /// Its ports; held by being open.
     reserved: Vec<Reserved>,
-    /// What the caller should know.
-    pub warnings: Vec<String>,
 }
 
 /// The networks of an engine.
@@ -217,9 +215,6 @@ pub fn claim(roots: &Roots, record: &Record) -> Result<Joined> {
             joined.connections.push(Connection { network, endpoint });
         }
         joined.reserved = publish(roots, &networks, &mut joined.connections, &record.id, ports)?;
-        if !joined.reserved.is_empty() {
-            joined.warnings = obstacles(&networks)?;
-        }
         Ok(())
     })();
     match claimed {
@@ -229,18 +224,6 @@ pub fn claim(roots: &Roots, record: &Record) -> Result<Joined> {
             Err(err)
         }
     }
-}
-
-/// What in the host's own firewall keeps others from published ports.
-fn obstacles(networks: &Networks) -> Result<Vec<String>> {
-    let found = Firewall::open(networks.table.clone())?.obstacles()?;
-    let say = |chain: String| {
-        format!(
-            "the host's firewall drops what is forwarded unless a rule lets it pass (chain {chain}): published \
-             ports are not reached until one does; see docs/firewall.md"
-        )
-    };
-    Ok(found.into_iter().take(1).map(say).collect())
 }
 
 /// Claims an address; one that a killed container still has is taken from it.
@@ -325,6 +308,23 @@ impl Joined {
         self.reserved.iter().filter_map(|port| port.socket.as_ref()).try_for_each(|port| {
             rustix::io::fcntl_setfd(port, rustix::io::FdFlags::empty()).doing(|| "fcntl(port, F_SETFD)")
         })
+    }
+
+    /// What in the host's own firewall keeps others from its published ports.
+    pub fn obstacles(&self, roots: &Roots) -> Vec<String> {
+        if self.reserved.is_empty() {
+            return Vec::new();
+        }
+        let Ok(mut firewall) = Firewall::open(networks(roots).table) else { return Vec::new() };
+        let found = firewall.obstacles().unwrap_or_default();
+        firewall.leave_open();
+        let say = |chain: String| {
+            format!(
+                "the host's firewall drops what is forwarded unless a rule lets it pass (chain {chain}): published \
+                 ports are not reached until one does; see docs/firewall.md"
+            )
+        };
+        found.into_iter().take(1).map(say).collect()
     }
 
     /// The proxy for those ports that the firewall cannot lead to the container; `None` where there are none.

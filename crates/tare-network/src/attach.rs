@@ -112,6 +112,7 @@ impl Networks {
                 true => firewall.look_around(),
                 false => Ok(()),
             });
+            firewall.leave_open();
             match added {
                 // Flushed by somebody.
                 Err(err) if err.kind() == Kind::NotFound => {}
@@ -171,7 +172,11 @@ impl Networks {
         let lock = Lock::shared(&self.folders);
         let removed = match elements.is_empty() {
             true => Ok(()),
-            false => Firewall::open(self.table.clone()).and_then(|mut firewall| firewall.remove(&elements)),
+            false => Firewall::open(self.table.clone()).and_then(|mut firewall| {
+                let removed = firewall.remove(&elements);
+                firewall.leave_open();
+                removed
+            }),
         };
         connections.iter().for_each(|connection| self.forget(&connection.endpoint));
         lock.and(removed)

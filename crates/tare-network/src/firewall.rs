@@ -188,18 +188,23 @@ impl Firewall {
     }
 
     /// Looks again whether the host's firewall drops, and lets the rules know.
-    ///
-    /// Both families are added first, so that removing cannot fail: a transaction that fails makes the kernel wait
-    /// for an RCU grace period (net/netfilter/nf_tables_api.c, __nf_tables_abort).
     pub fn look_around(&mut self) -> Result<()> {
-        let gated = self.gated()?;
-        let open: Vec<u8> = [IPV4[0], IPV6[0]].into_iter().filter(|family| !gated.contains(family)).collect();
-        let (mut all, mut gone) = (Elements::default(), Elements::default());
-        all.gate(&[IPV4[0], IPV6[0]]);
-        gone.gate(&open);
-        let mut requests = message::add_elements(&self.table, &all.0)?;
-        requests.extend(message::remove_elements(&self.table, &gone.0)?);
-        self.netlink.transaction(&requests).map_err(explain)
+        let (gated, known) = (self.gated()?, message::bytes_in(&mut self.netlink, &self.table, "gated")?);
+        let (mut new, mut gone) = (Elements::default(), Elements::default());
+        new.gate(&gated.iter().copied().filter(|family| !known.contains(family)).collect::<Vec<_>>());
+        gone.gate(&known.into_iter().filter(|family| !gated.contains(family)).collect::<Vec<_>>());
+        // Nothing that is sure to fail is tried: a transaction that fails makes the kernel wait for an RCU grace
+        // period (net/netfilter/nf_tables_api.c, __nf_tables_abort).
+        if !new.is_empty() {
+            self.add(&new)?;
+        }
+        if gone.is_empty() { Ok(()) } else { self.remove(&gone) }
+    }
+
+    /// Leaves the socket to the end of the process. Closing it waits for an RCU grace period as long as anybody's
+    /// removed elements are about to be freed (nft_rcv_nl_event), and nobody who waits for a container may do that.
+    pub fn leave_open(self) {
+        std::mem::forget(self.netlink);
     }
 
     /// Removes the tables.

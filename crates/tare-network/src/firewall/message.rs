@@ -20,6 +20,7 @@ const GETCHAIN: u16 = 4;
 const NEWRULE: u16 = 6;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
+const GETSETELEM: u16 = 13;
 const DELSETELEM: u16 = 14;
 /// The subsystem of nf_tables, in the upper byte of a message's kind.
 const SUBSYSTEM: u16 = 10 << 8;
@@ -226,6 +227,23 @@ fn change_elements(table: &str, elements: &[Element], kind: u16, flags: u16) -> 
         }
     }
     Ok(requests)
+}
+
+/// The elements of a set whose keys are one byte.
+pub fn bytes_in(netlink: &mut Netlink, table: &str, set: &str) -> Result<Vec<u8>> {
+    let body = header(Family::Inet).string(1, table)?.string(2, set)?;
+    let what = format!("list the firewall's set {set}");
+    let answers = netlink.ask(SUBSYSTEM | GETSETELEM, flag::DUMP, &body, &what)?;
+    let inside = |value, wanted| attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let mut found = Vec::new();
+    for answer in &answers {
+        let Some((_, list)) = answer.attributes(4).find(|(kind, _)| *kind == 3) else { continue };
+        for (_, element) in attributes(list) {
+            let key = inside(element, 1).and_then(|key| inside(key, DATA_VALUE));
+            found.extend(key.and_then(|key| key.first().copied()));
+        }
+    }
+    Ok(found)
 }
 
 /// A rule in the making: expressions that are gone through in order until one does not hold.
