@@ -117,7 +117,7 @@ fn rm_leaves_no_container_and_without_it_one_stays() {
 }
 
 #[test]
-fn a_start_takes_at_most_750_system_calls() {
+fn a_start_takes_at_most_800_system_calls() {
     // A guard against growth, with the checks that a test build adds; PROMISES.md has the figure of a release.
     let host = Host::new();
     host.busybox();
@@ -131,7 +131,7 @@ fn a_start_takes_at_most_750_system_calls() {
     let text = std::fs::read_to_string(&table).unwrap();
     let total = text.lines().rfind(|line| line.ends_with(" total")).expect("strace's last line");
     let calls: u32 = total.split_whitespace().nth(3).unwrap().parse().unwrap();
-    assert!(calls <= 750, "{calls} system calls:\n{text}");
+    assert!(calls <= 800, "{calls} system calls:\n{text}");
 }
 
 #[test]

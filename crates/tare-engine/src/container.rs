@@ -375,13 +375,22 @@ impl Status {
 
     /// A pidfd of its process, if that very process is alive.
     pub fn process(&self) -> Option<OwnedFd> {
+        self.held(tare_sys::process::began)
+    }
+
+    /// The same, also of one that has ended and waits to be reaped: how it ended can still be told.
+    pub fn remains(&self) -> Option<OwnedFd> {
+        self.held(tare_sys::process::began_or_ended)
+    }
+
+    fn held(&self, began: fn(i32) -> Option<u64>) -> Option<OwnedFd> {
         if !self.runs() || self.boot != tare_sys::process::boot_id() {
             return None;
         }
         let pid = rustix::process::Pid::from_raw(self.pid)?;
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
         // Looked at after the pidfd is open: now the number cannot change hands any more.
-        (tare_sys::process::began(self.pid) == Some(self.pid_began)).then_some(pidfd)
+        (began(self.pid) == Some(self.pid_began)).then_some(pidfd)
     }
 }
 

@@ -53,6 +53,8 @@ use message::{CHUNK, Exit, Message};
 
 /// How long a container has to run until its monitor makes itself small.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How long a container has to run until it can be talked to. The short ones are spared that; who comes early waits.
+const LISTEN: Duration = Duration::from_millis(10);
 /// How long a line without an end waits in memory for the rest.
 const FLUSH: Duration = Duration::from_millis(200);
 
@@ -121,7 +123,7 @@ fn run(job: Job, channel: Channel) {
     } else {
         drop(command);
     }
-    monitor.listen();
+    monitor.times.listen = Some(Instant::now() + LISTEN);
     crate::sweep::sometimes(&monitor.roots);
     monitor.watch();
 }
@@ -167,6 +169,8 @@ struct Times {
     restart: Option<Instant>,
     /// Begin to take its output: who was attached to the monitor before this one gets the time to come back.
     take: Option<Instant>,
+    /// Open the control socket.
+    listen: Option<Instant>,
 }
 
 /// The container's process.
@@ -195,6 +199,8 @@ struct Monitor {
     alive: Option<Alive>,
     output: [Option<OwnedFd>; 2],
     terminal: Option<OwnedFd>,
+    /// Its cgroup, where this monitor has made it.
+    group: Option<Cgroup>,
     /// What it holds on networks.
     joined: Joined,
     /// Its name server, where it is on a network.
@@ -227,6 +233,7 @@ impl Monitor {
             alive: None,
             output: [None, None],
             terminal: None,
+            group: None,
             joined: Joined::default(),
             names: None,
             proxy: None,
@@ -275,11 +282,17 @@ impl Monitor {
         crate::volume::mount_all(&self.roots, &self.record)?;
         let cgroup = Cgroup::create(&prepared.hierarchies, &self.record.cgroup, resources)?;
         let launched = self.launch_in(&prepared, &cgroup, stdin, terminal_size);
-        launched.map_err(|err| {
-            let err = explain_death(err, &cgroup);
-            let _ = cgroup.remove();
-            err
-        })
+        match launched {
+            Ok(warnings) => {
+                self.group = Some(cgroup);
+                Ok(warnings)
+            }
+            Err(err) => {
+                let err = explain_death(err, &cgroup);
+                let _ = cgroup.remove();
+                Err(err)
+            }
+        }
     }
 
     fn launch_in(
@@ -436,8 +449,8 @@ impl Monitor {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let Times { settle, flush, kill, restart, take } = self.times;
-        let next = [settle, flush, kill, restart, take].into_iter().flatten().min()?;
+        let Times { settle, flush, kill, restart, take, listen } = self.times;
+        let next = [settle, flush, kill, restart, take, listen].into_iter().flatten().min()?;
         let left = next.saturating_duration_since(Instant::now());
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
     }
@@ -445,6 +458,9 @@ impl Monitor {
     fn on_time(&mut self, now: Instant) {
         let due = |time: &mut Option<Instant>| time.take_if(|time| *time <= now).is_some();
         due(&mut self.times.take);
+        if due(&mut self.times.listen) {
+            self.listen();
+        }
         if due(&mut self.times.flush) {
             self.log.finish();
         }
@@ -518,12 +534,16 @@ impl Monitor {
         crate::events::emit(&self.roots, &Event::container(&self.record, "kill").with("signal", number));
         if self.status.state == State::Paused && number == 9 {
             // On cgroup v1 the frozen do not die.
-            let _ = self.cgroup().and_then(|cgroup| cgroup.thaw());
+            let _ = self.with_cgroup(Cgroup::thaw);
         }
     }
 
-    fn cgroup(&self) -> Result<Cgroup> {
-        Ok(Cgroup::open(&Hierarchies::discover()?, &self.record.cgroup))
+    /// Does something with its cgroup. One that took over looks for it when it is wanted.
+    fn with_cgroup<T>(&self, work: impl FnOnce(&Cgroup) -> Result<T>) -> Result<T> {
+        match &self.group {
+            Some(cgroup) => work(cgroup),
+            None => work(&Cgroup::open(&Hierarchies::discover()?, &self.record.cgroup)),
+        }
     }
 
     /// Writes the status down. A full disk loses it; the sweep then says what it can.
@@ -549,7 +569,7 @@ impl Monitor {
             crate::network::leave(&self.roots, &self.record.id);
         }
         let exit = self.learn(ended);
-        self.times = Times::default();
+        self.times = Times { listen: self.times.listen, ..Times::default() };
         let again = restart::after(
             &self.record.request.host_config.restart_policy,
             &mut self.status,
@@ -586,13 +606,13 @@ impl Monitor {
     }
 
     fn undo_start(&self) {
-        if let Ok(cgroup) = self.cgroup()
-            && cgroup.remove().is_err()
-        {
-            // Processes that do not die with PID 1: it shared the pid namespace of another.
-            let _ = cgroup.kill();
-            let _ = cgroup.remove();
-        }
+        let _ = self.with_cgroup(|cgroup| {
+            cgroup.remove().or_else(|_| {
+                // Processes that do not die with PID 1: it shared the pid namespace of another.
+                let _ = cgroup.kill();
+                cgroup.remove()
+            })
+        });
         removal::release_range(&self.roots, &self.record.id, &self.status);
     }
 
@@ -616,8 +636,7 @@ impl Monitor {
     fn learn(&mut self, ended: Option<Ended>) -> Exit {
         let code = ended.map_or(255, Ended::code);
         // Asked only after a failure: a container that ended well was not killed.
-        let events =
-            if code == 0 { None } else { self.cgroup().and_then(|group| group.memory_events()).ok() };
+        let events = if code == 0 { None } else { self.with_cgroup(Cgroup::memory_events).ok() };
         let exit = Exit {
             code,
             unknown: ended.is_none(),

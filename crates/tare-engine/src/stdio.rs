@@ -52,32 +52,38 @@ fn name(stream: Stream) -> &'static str {
     }
 }
 
-/// Opens one, making it where it is not there.
+/// Makes one, or finds it.
+fn make(folders: &Folders, name: &str) -> Result<()> {
+    let path = folders.run.join(name);
+    let mode = Mode::from_raw_mode(0o600);
+    match rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, mode, 0) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno).doing(|| format!("mknod {}", path.display())),
+    }
+}
+
+/// Opens one that is there.
 fn fifo(folders: &Folders, name: &str, flags: OFlags) -> Result<OwnedFd> {
     let path = folders.run.join(name);
-    let what = || format!("open the FIFO {}", path.display());
-    let open = || rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty());
-    match open() {
-        Err(Errno::NOENT) => {
-            let mode = Mode::from_raw_mode(0o600);
-            match rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, mode, 0) {
-                Ok(()) | Err(Errno::EXIST) => open().doing(what),
-                Err(errno) => Err(errno).doing(|| format!("mknod {}", path.display())),
-            }
-        }
-        opened => opened.doing(what),
-    }
+    rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| format!("open the FIFO {}", path.display()))
+}
+
+/// One that the container holds open for both ways.
+fn held(folders: &Folders, name: &str, base: Option<u32>) -> Result<OwnedFd> {
+    make(folders, name)?;
+    give(fifo(folders, name, OFlags::RDWR)?, base)
 }
 
 /// Our ends of the outputs, and the container's three files.
 pub fn open(folders: &Folders, base: Option<u32>, stdin: Stdin) -> Result<([OwnedFd; 2], [OwnedFd; 3])> {
     let stdin = match stdin {
         Stdin::Null => open_null()?,
-        Stdin::Kept => give(fifo(folders, "stdin", OFlags::RDWR)?, base)?,
+        Stdin::Kept => held(folders, "stdin", base)?,
         Stdin::Once(reader) => give(reader, base)?,
     };
-    let out = give(fifo(folders, "stdout", OFlags::RDWR)?, base)?;
-    let err = give(fifo(folders, "stderr", OFlags::RDWR)?, base)?;
+    let out = held(folders, "stdout", base)?;
+    let err = held(folders, "stderr", base)?;
     let ours = [reader(folders, Stream::Stdout)?, reader(folders, Stream::Stderr)?];
     Ok((ours, [stdin, out, err]))
 }
@@ -90,6 +96,7 @@ pub fn reader(folders: &Folders, stream: Stream) -> Result<OwnedFd> {
 /// Both ends of a stdin that ends with its writer.
 pub fn stdin_once(folders: &Folders) -> Result<(OwnedFd, OwnedFd)> {
     // Open for both ways first, so that neither of the others waits.
+    make(folders, "stdin")?;
     let _both = fifo(folders, "stdin", OFlags::RDWR)?;
     Ok((fifo(folders, "stdin", OFlags::RDONLY)?, fifo(folders, "stdin", OFlags::WRONLY)?))
 }

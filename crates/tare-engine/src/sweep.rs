@@ -103,7 +103,7 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
             let _ = monitor::adopt::start(roots, id, &lock);
         }
         Some(status) if status.runs() || status.state == State::Restarting => {
-            if status.process().is_some() {
+            if status.remains().is_some() {
                 // The container does not notice: what it wrote waits in its FIFOs.
                 let _ = monitor::adopt::start(roots, id, &lock);
                 return;

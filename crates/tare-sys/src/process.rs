@@ -347,14 +347,20 @@ pub fn dup_onto(fd: BorrowedFd<'_>, target: RawFd) -> Result<()> {
 /// When a process began, in clock ticks after boot: with its number, this names it for good. `None` when it is
 /// gone, or has ended and waits to be reaped (proc_pid_stat(5)).
 pub fn began(pid: i32) -> Option<u64> {
+    state_and_beginning(pid).filter(|(state, _)| !matches!(state, 'Z' | 'X')).map(|(_, began)| began)
+}
+
+/// As [`began`], of one that has ended and waits to be reaped as well.
+pub fn began_or_ended(pid: i32) -> Option<u64> {
+    state_and_beginning(pid).map(|(_, began)| began)
+}
+
+fn state_and_beginning(pid: i32) -> Option<(char, u64)> {
     let stat = crate::path::read_short(&format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name, in brackets, and may hold anything: begin after the last bracket.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// How a process ended that waits to be reaped; `None` where it does not (proc_pid_stat(5), field 52).

@@ -93,13 +93,6 @@ pub fn main(words: &[OsString]) -> Result<()> {
     let control = above(rustix::stdio::stderr())?;
     let kind = rustix::fs::fstat(&control).map(|stat| FileType::from_raw_mode(stat.st_mode));
     let control = (kind == Ok(FileType::Socket)).then_some(control);
-    // A monitor that was executed again leads its session already.
-    if rustix::process::getsid(None).ok() != Some(rustix::process::getpid()) {
-        if process::fork()?.is_some() {
-            process::exit_now(0);
-        }
-        rustix::process::setsid().doing(|| "setsid()")?;
-    }
     tare_sys::signal::block_all()?;
     let _ = rustix::thread::set_name(c"tare-monitor");
     let null = stdio::open_null()?;
@@ -112,6 +105,14 @@ pub fn main(words: &[OsString]) -> Result<()> {
     monitor.small = true;
     monitor.ports = ports;
     monitor.take_over(terminal, control, names)?;
+    // A monitor that was executed again leads its session already. Another one has all open by now: from here on the
+    // container may end, and who started us may go on.
+    if rustix::process::getsid(None).ok() != Some(rustix::process::getpid()) {
+        if process::fork()?.is_some() {
+            process::exit_now(0);
+        }
+        rustix::process::setsid().doing(|| "setsid()")?;
+    }
     monitor.watch();
     Ok(())
 }
@@ -135,9 +136,15 @@ impl Monitor {
             self.times.restart = Some(Instant::now() + delay);
             return Ok(());
         }
+        // First of all: what is in a FIFO goes with the last one who has it open.
+        if !self.record.request.config.tty {
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                self.output[stream as usize] = stdio::reader(&self.folders, stream).ok();
+            }
+        }
         let pidfd = self
             .status
-            .process()
+            .remains()
             .ok_or_else(|| Error::new(Kind::Conflict, "take over the container: it has just ended"))?;
         self.proxy = crate::network::reopen_proxy(&self.roots, &self.record.id, &self.ports);
         self.names = crate::network::reopen_names(&self.roots, &self.record, self.status.pid, names);
@@ -148,14 +155,8 @@ impl Monitor {
         };
         let held = ["mnt", "net", "ipc"].into_iter().filter_map(namespace).collect();
         self.alive = Some(Alive { pidfd, held });
-        match terminal {
-            Some(terminal) => self.take_terminal(terminal)?,
-            None if self.record.request.config.tty => {}
-            None => {
-                for stream in [Stream::Stdout, Stream::Stderr] {
-                    self.output[stream as usize] = stdio::reader(&self.folders, stream).ok();
-                }
-            }
+        if let Some(terminal) = terminal {
+            self.take_terminal(terminal)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
+use tare_cgroup::Cgroup;
 use tare_sys::channel::Channel;
 use tare_sys::{Error, Kind, Result};
 
@@ -305,8 +306,7 @@ impl Monitor {
                 ),
             ));
         }
-        let cgroup = self.cgroup()?;
-        if freeze { cgroup.freeze() } else { cgroup.thaw() }?;
+        self.with_cgroup(if freeze { Cgroup::freeze } else { Cgroup::thaw })?;
         self.status.state = to;
         self.note();
         let event = if freeze { "pause" } else { "unpause" };
