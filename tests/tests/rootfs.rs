@@ -104,8 +104,13 @@ fn extra_hosts_and_resolvers_can_be_named() {
     let hosts = host.sh(&["--add-host", "db.example:10.1.2.3"], "cat /etc/hosts").ok();
     let line = hosts.lines().find(|line| line.contains("db.example")).unwrap_or_else(|| panic!("{hosts}"));
     assert!(line.starts_with("10.1.2.3"), "{hosts}");
-    let resolver = host.sh(&["--dns", "10.9.9.9", "--dns-search", "example"], "cat /etc/resolv.conf").ok();
-    assert!(resolver.contains("nameserver 10.9.9.9") && resolver.contains("search example"), "{resolver}");
+    let named = ["--dns", "10.9.9.9", "--dns-search", "example", "--network"];
+    let resolver = |network| host.sh(&[&named[..], &[network]].concat(), "cat /etc/resolv.conf").ok();
+    let alone = resolver("none");
+    assert!(alone.contains("nameserver 10.9.9.9") && alone.contains("search example"), "{alone}");
+    // On a network it is the container's own server that asks the one that was named.
+    let served = resolver("bridge");
+    assert!(served.contains("nameserver 127.0.0.11") && served.contains("search example"), "{served}");
 }
 
 #[test]
