@@ -48,6 +48,15 @@ fn a_killed_one_is_started_again_and_one_killed_by_command_is_not() {
 }
 
 #[test]
+fn a_policy_that_is_changed_while_it_runs_counts_for_this_run() {
+    let host = Host::new();
+    host.detached(&["--name", "box", "--restart", "always"], "sleep 60");
+    host.tare(["update", "--restart", "no", "box"]).run().ok();
+    tare_tests::process::signal(host.pid("box"), Signal::KILL);
+    eventually("it ends for good", || host.status("box") == "exited");
+}
+
+#[test]
 fn a_restart_keeps_the_container_and_changes_the_process() {
     let host = Host::new();
     host.detached(&["--name", "box"], "echo life >> /lives; wc -l < /lives; exec sleep 60");

@@ -11,6 +11,7 @@ use tare_network::{Folders, Networks};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::engine::Engine;
+use crate::events::Event;
 use crate::request::{HostConfig, RestartPolicy};
 use crate::{facts, policy};
 
@@ -137,6 +138,9 @@ impl Engine {
             let networks = Networks::new(Folders::new(&self.roots().state, &self.roots().run));
             rate::hold(&limits, &networks.connections(&record.id)?, netns.as_fd()).doing(what)?;
         }
-        folders.write_record(&record).doing(what)
+        folders.write_record(&record).doing(what)?;
+        self.emit(&Event::container(&record, "update"));
+        // Its monitor acts on the restart policy.
+        self.tell_monitor(&folders)
     }
 }
