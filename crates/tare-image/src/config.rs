@@ -132,9 +132,11 @@ impl Platform {
         };
         let parts: Vec<&str> = text.split('/').collect();
         let odd = |part: &&str| {
-            part.is_empty() || !part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+            part.is_empty()
+                || part.len() > 64
+                || !part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
         };
-        if text.len() > 128 || parts.iter().any(odd) {
+        if parts.iter().any(odd) {
             return Err(bad("not words with '/' between"));
         }
         let (os, architecture, variant) = match parts[..] {
@@ -195,5 +197,8 @@ mod tests {
         for bad in ["", "/", "linux/", "windows/amd64", "a/b/c/d", "linux/a b", "linux/../x"] {
             assert_eq!(Platform::parse(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
         }
+        // What is taken in its short form is taken in its long one.
+        assert!(Platform::parse(&"x".repeat(64)).is_ok_and(|p| Platform::parse(&p.to_string()).is_ok()));
+        assert!(Platform::parse(&"x".repeat(65)).is_err());
     }
 }
