@@ -79,6 +79,7 @@ fn config_of(record: &Record, image: ImageConfig) -> ImageConfig {
             (None, None) => image.cmd,
         },
         entrypoint: entrypoint.unwrap_or(image.entrypoint),
+        healthcheck: crate::health::merged(&record.request.config, &record.image),
         env: image.env,
         labels: image.labels,
         ..image

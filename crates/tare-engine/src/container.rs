@@ -5,6 +5,7 @@
 //!     container.json                what was asked for, and from which image; rewritten by `rename` and `update` alone
 //!     status.json                   what became of it; there since it was created for good, or first started
 //!     log.json                      its output, one JSON object a line (Docker's json-file)
+//!     health.json                   how its health check last went, once it has ended
 //!     volumes.json                  the anonymous volumes that were made for it, if any
 //!     rw/upper  rw/work             its writable layer, with true ids on disk
 //! <state>/names/<name> -> <id>      a link: made exclusively, so a name has one owner
@@ -12,6 +13,7 @@
 //! <run>/containers/<id>/            0711, flock(2)ed by whoever is in charge of the container
 //!     hosts hostname resolv.conf    bind-mounted into it
 //!     stdin stdout stderr           FIFOs, of one without a terminal
+//!     health.json                   how its health check goes, if it has one: see `health`
 //!     control                       its monitor's socket
 //! ```
 //!

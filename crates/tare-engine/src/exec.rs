@@ -8,6 +8,7 @@
 //!
 //! The command is the parent and passes input and output itself; no monitor has anything to do with it.
 
+pub mod probe;
 mod relay;
 
 use std::os::fd::{AsFd, OwnedFd};

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use tare_sys::{Error, Kind, Result};
 
 use crate::container::{Folders, Record, Roots, State, Status};
+use crate::health::Health;
 use crate::policy::{self, Share};
 
 /// Everything about one container.
@@ -25,7 +26,7 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
         "Created": record.created,
         "Path": record.command.first().map_or("", String::as_str),
         "Args": record.command.iter().skip(1).collect::<Vec<_>>(),
-        "State": state(&status),
+        "State": state(&status, Health::of(folders, &record)),
         "Image": record.image_id,
         "ResolvConfPath": in_run("resolv.conf"),
         "HostnamePath": in_run("hostname"),
@@ -71,7 +72,7 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
     }))
 }
 
-fn state(status: &Status) -> Value {
+fn state(status: &Status, health: Option<Health>) -> Value {
     json!({
         "Status": status.state,
         // Docker's word covers those that are paused, and those between two lives.
@@ -89,6 +90,7 @@ fn state(status: &Status) -> Value {
         },
         "StartedAt": status.started,
         "FinishedAt": status.finished,
+        "Health": health,
     })
 }
 
@@ -164,6 +166,9 @@ fn config(record: &Record) -> Result<Value> {
     set("WorkingDir", either(&config.working_dir, &image.working_dir));
     set("Labels", json!(record.labels()));
     set("OnBuild", Value::Null);
+    if let Some(check) = crate::health::merged(config, image) {
+        set("Healthcheck", json!(check));
+    }
     set("StdinOnce", json!(config.open_stdin && config.attach_stdin));
     set("StopSignal", either(config.stop_signal.as_deref().unwrap_or_default(), &image.stop_signal));
     let keys =

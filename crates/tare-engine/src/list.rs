@@ -12,6 +12,7 @@ use tare_sys::{Error, Kind, Result};
 
 use crate::container::{Record, Roots, State, Status};
 use crate::engine::Engine;
+use crate::health::Health;
 use crate::{inspect, network, sweep};
 
 mod port;
@@ -245,6 +246,12 @@ impl Engine {
             let created = Moment::parse(&record.created).map_or(0, |moment| moment.0);
             others.record = (created, record.layers.clone());
             let mut summary = summary(&record, &status, now);
+            if let Some(health) = Health::of(&folders, &record) {
+                if status.state == State::Running {
+                    summary.status.push_str(health.status.in_words());
+                }
+                summary.health = health.status.to_string();
+            }
             if status.runs() {
                 summary.ports = port::words(&record, published.get(&record.id).map_or(&[], Vec::as_slice));
             }

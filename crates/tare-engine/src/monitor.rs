@@ -19,6 +19,7 @@
 
 pub mod adopt;
 mod client;
+mod health;
 pub mod message;
 pub mod restart;
 
@@ -41,6 +42,7 @@ use tare_sys::{Context, Error, Kind, Result};
 use crate::container::{Folders, Lock, Record, Roots, State, Status};
 use crate::engine::Engine;
 use crate::events::Event;
+use crate::health::Word;
 use crate::log::{Stream, Writer};
 use crate::network::Joined;
 use crate::policy;
@@ -49,6 +51,7 @@ use crate::start::Prepared;
 use crate::stdio::{self, Stdin};
 use crate::{name_server, removal};
 use client::Client;
+use health::Probe;
 use message::{CHUNK, Exit, Message};
 
 /// How long a container has to run until its monitor makes itself small.
@@ -154,6 +157,8 @@ enum Source {
     Names,
     /// A published port that it serves itself.
     Proxy,
+    /// The check of its health that is under way.
+    Probe,
 }
 
 /// What is to happen when the time comes.
@@ -171,6 +176,8 @@ struct Times {
     take: Option<Instant>,
     /// Open the control socket.
     listen: Option<Instant>,
+    /// See whether it is healthy.
+    probe: Option<Instant>,
 }
 
 /// The container's process.
@@ -214,6 +221,10 @@ struct Monitor {
     clients: Vec<Client>,
     asked: Option<Asked>,
     times: Times,
+    /// Whether it is well, where it has a health check.
+    health: Option<Word>,
+    /// The check that is under way.
+    probe: Option<Probe>,
     /// Executed again since the start: small already.
     small: bool,
     /// The container has ended for good, and its end is written down.
@@ -243,6 +254,8 @@ impl Monitor {
             clients: Vec::new(),
             asked: None,
             times: Times::default(),
+            health: None,
+            probe: None,
             small: false,
             over: false,
         }
@@ -359,6 +372,7 @@ impl Monitor {
         self.alive = Some(Alive { pidfd: child.pidfd, held });
         let warnings = [warnings, self.joined.obstacles(&self.roots)].concat();
         self.times.settle = Some(Instant::now() + SETTLE);
+        self.begin_checking();
         crate::events::emit(&self.roots, &Event::container(&self.record, "start"));
         Ok(warnings)
     }
@@ -434,6 +448,9 @@ impl Monitor {
         if let Some(listener) = &self.listener {
             add(Source::Control, listener.as_fd(), PollFlags::IN);
         }
+        if let Some(probe) = &self.probe {
+            add(Source::Probe, probe.as_fd(), PollFlags::IN);
+        }
         for (at, client) in self.clients.iter().enumerate() {
             let flags = if client.has_more() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             add(Source::Client(at), client.as_fd(), flags);
@@ -449,8 +466,8 @@ impl Monitor {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let Times { settle, flush, kill, restart, take, listen } = self.times;
-        let next = [settle, flush, kill, restart, take, listen].into_iter().flatten().min()?;
+        let Times { settle, flush, kill, restart, take, listen, probe } = self.times;
+        let next = [settle, flush, kill, restart, take, listen, probe].into_iter().flatten().min()?;
         let left = next.saturating_duration_since(Instant::now());
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
     }
@@ -470,6 +487,9 @@ impl Monitor {
         if due(&mut self.times.restart) {
             self.begin_again();
         }
+        if due(&mut self.times.probe) {
+            self.check();
+        }
         if due(&mut self.times.settle) {
             self.make_small();
         }
@@ -480,6 +500,7 @@ impl Monitor {
             Source::Process => self.end(),
             Source::Control => self.admit(),
             Source::Client(at) => self.hear(at, events),
+            Source::Probe => self.checked(),
             Source::Output(stream) => self.take_output(stream, false),
             Source::Proxy => {
                 if let Some(proxy) = &mut self.proxy {
@@ -569,6 +590,7 @@ impl Monitor {
             crate::network::leave(&self.roots, &self.record.id);
         }
         let exit = self.learn(ended);
+        self.end_checking();
         self.times = Times { listen: self.times.listen, ..Times::default() };
         let again = restart::after(
             &self.record.request.host_config.restart_policy,
@@ -704,7 +726,7 @@ impl Monitor {
         if self.small || !self.clients.is_empty() || self.alive.is_none() || self.asked.is_some() {
             return;
         }
-        if self.proxy.as_ref().is_some_and(Proxy::is_busy) {
+        if self.probe.is_some() || self.proxy.as_ref().is_some_and(Proxy::is_busy) {
             return;
         }
         self.log.finish();

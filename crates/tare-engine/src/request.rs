@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+pub use tare_image::Healthcheck;
 pub use tare_network::rate::Limits as NetworkLimits;
 
 /// Everything needed to make one container.
@@ -118,6 +119,12 @@ pub struct Config {
     pub stop_signal: Option<String>,
     /// Seconds that `stop` waits before it kills; `None`: 10.
     pub stop_timeout: Option<u32>,
+    /// How to tell whether it is well; `None`: as the image says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    /// What to do when it is not: `none` (also empty), `kill`, `restart`, `stop`. A tare extension, after Podman's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub healthcheck_on_failure_action: String,
 }
 
 /// On what terms it runs (Docker's `HostConfig`). Sizes are bytes, 0 is "no limit" unless it says otherwise.

@@ -47,6 +47,41 @@ pub struct ImageConfig {
     /// The signal `stop` sends, `SIGTERM` or a number; empty means SIGTERM.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_is_empty")]
     pub stop_signal: String,
+    /// How to tell whether it is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    /// What a check in the shell's words is handed to; empty means `/bin/sh -c`.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    pub shell: Vec<String>,
+}
+
+/// How to tell whether a container is well (Docker's `HealthConfig`). Times are nanoseconds; 0 means that another says
+/// it: of a container its image, of an image Docker's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    /// `["NONE"]`, `["CMD", WORD…]`, `["CMD-SHELL", SCRIPT]`; empty: another says it.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    pub test: Vec<String>,
+    /// From the end of one check to the next.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub interval: i64,
+    /// How long one may take.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub timeout: i64,
+    /// After the start, while failures do not count.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_period: i64,
+    /// The interval meanwhile.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_interval: i64,
+    /// How many failures in a row make it unhealthy.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 impl ImageConfig {
@@ -63,6 +98,8 @@ impl ImageConfig {
             working_dir: word(),
             labels: BTreeMap::from([(word(), word())]),
             stop_signal: word(),
+            healthcheck: Some(Healthcheck::default()),
+            shell: vec![word()],
         }
     }
 }

@@ -28,7 +28,7 @@ pub mod registry;
 pub mod store;
 pub mod unpack;
 
-pub use config::{Change, ImageConfig, Platform};
+pub use config::{Change, Healthcheck, ImageConfig, Platform};
 pub use digest::Digest;
 pub use reference::Reference;
 pub use store::{Image, ImageStore, ImportOptions, Progress, Removed, RunRecord};

@@ -54,6 +54,8 @@ fn main() -> std::process::ExitCode {
     let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let code = if words.first().is_some_and(|name| name == tare_engine::MONITOR) {
         u8::from(tare_engine::monitor_main(&words).is_err())
+    } else if words.first().is_some_and(|name| name == tare_engine::PROBE) {
+        tare_engine::probe_main(&words)
     } else if oci::is_called(&words) {
         oci::dispatch(words)
     } else {

@@ -27,19 +27,19 @@ use crate::stdio;
 /// The name that this program is called by to be a monitor.
 pub const NAME: &str = "tare-monitor";
 /// Our own program, whatever has become of its file.
-const SELF: &std::ffi::CStr = c"/proc/self/exe";
+pub(super) const SELF: &std::ffi::CStr = c"/proc/self/exe";
 /// How long output waits for those who were attached to the monitor before.
 const GRACE: Duration = Duration::from_millis(100);
 /// How long the one who reaps a container that is not our child may take.
 const REAPING: Duration = Duration::from_secs(2);
 
-fn words(roots: &Roots, id: &str) -> Vec<CString> {
+pub(super) fn words(name: &str, roots: &Roots, id: &str) -> Vec<CString> {
     let path = |path: &PathBuf| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
-    let id = CString::new(id).unwrap_or_default();
-    vec![CString::from(c"tare-monitor"), path(&roots.state), path(&roots.run), id]
+    let [name, id] = [name, id].map(|word| CString::new(word).unwrap_or_default());
+    vec![name, path(&roots.state), path(&roots.run), id]
 }
 
-fn environment() -> Vec<CString> {
+pub(super) fn environment() -> Vec<CString> {
     let pairs = std::env::vars_os().map(|(mut name, value)| {
         name.push("=");
         name.push(value);
@@ -64,13 +64,13 @@ pub fn execute_again(
             return;
         }
     }
-    process::exec(SELF, &words(roots, id), &environment());
+    process::exec(SELF, &words(NAME, roots, id), &environment());
 }
 
 /// Starts a new monitor for a container that runs and has none; the lock goes over to it.
 pub fn start(roots: &Roots, id: &str, lock: &Lock) -> Result<()> {
     let null = stdio::open_null()?;
-    let (args, env) = (words(roots, id), environment());
+    let (args, env) = (words(NAME, roots, id), environment());
     let stdio = [lock.as_fd(), null.as_fd(), null.as_fd()];
     let child = spawn::spawn(&Program { path: SELF, args: &args, env: &env, folder: c"/", stdio })?;
     // It forks once more, so that nobody has to wait for it but init.
@@ -155,6 +155,7 @@ impl Monitor {
         };
         let held = ["mnt", "net", "ipc"].into_iter().filter_map(namespace).collect();
         self.alive = Some(Alive { pidfd, held });
+        self.go_on_checking();
         if let Some(terminal) = terminal {
             self.take_terminal(terminal)?;
         }

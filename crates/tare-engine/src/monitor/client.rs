@@ -246,7 +246,7 @@ impl Monitor {
         }
     }
 
-    fn ask_to_end(
+    pub(super) fn ask_to_end(
         &mut self,
         at: usize,
         asked: Asked,
@@ -309,6 +309,7 @@ impl Monitor {
         self.with_cgroup(if freeze { Cgroup::freeze } else { Cgroup::thaw })?;
         self.status.state = to;
         self.note();
+        self.pause_checks(freeze);
         let event = if freeze { "pause" } else { "unpause" };
         crate::events::emit(&self.roots, &Event::container(&self.record, event));
         Ok(true)

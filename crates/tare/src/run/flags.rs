@@ -44,6 +44,18 @@ pub const FLAGS: &[Flag] = &[
     Flag::many("expose", "80/tcp", "Say that the container listens on a port, or a range of them"),
     Flag::one("gpus", "gpu-request", "all", "Not supported yet; name the devices with --device"),
     Flag::many("group-add", "audio", "Add more groups to the user's"),
+    Flag::one("health-cmd", "string", "'test -e /ready'", "Command that tells whether it is healthy"),
+    Flag::one("health-interval", "duration", "10s", "Time between two checks (usually 30s)"),
+    Flag::one(
+        "health-on-failure",
+        "string",
+        "kill",
+        "What to do when it is unhealthy (none|kill|restart|stop)",
+    ),
+    Flag::one("health-retries", "int", "5", "Failures in a row that make it unhealthy (usually 3)"),
+    Flag::one("health-start-interval", "duration", "1s", "Time between two checks at first (usually 5s)"),
+    Flag::one("health-start-period", "duration", "1m", "Time after the start while failures do not count"),
+    Flag::one("health-timeout", "duration", "5s", "Time that a check may take (usually 30s)"),
     Flag::one("hostname", "string", "web", "Host name of the container").short('h'),
     Flag::switch("init", "Run an init that passes on signals and reaps processes"),
     Flag::switch("interactive", "Keep stdin open even if it is not attached").short('i'),
@@ -78,6 +90,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::many("network", "lan", "Networks to connect it to (NAME|host|none|container:NAME)").alias("net"),
     Flag::many("network-alias", "db", "Let it be found on its network by this name as well")
         .alias("net-alias"),
+    Flag::switch("no-healthcheck", "Do not run the image's health check"),
     Flag::switch("oom-kill-disable", "Wait instead of killing when memory runs out (cgroup v1 only)"),
     Flag::one(
         "oom-score-adj",

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tare_engine::request::{
-    Config, CreateRequest, Empty, EndpointSettings, HostConfig, LogConfig, NetworkLimits, NetworkingConfig,
-    PortBinding, RestartPolicy, TimeOffsets,
+    Config, CreateRequest, Empty, EndpointSettings, Healthcheck, HostConfig, LogConfig, NetworkLimits,
+    NetworkingConfig, PortBinding, RestartPolicy, TimeOffsets,
 };
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -68,7 +68,46 @@ fn config(given: &Given) -> Result<Config> {
         stop_timeout: given
             .value("stop-timeout", parse::number(0, i64::from(u32::MAX)))?
             .map(|seconds| seconds as u32),
+        healthcheck: healthcheck(given)?,
+        healthcheck_on_failure_action: given.value("health-on-failure", health_action)?.unwrap_or_default(),
     })
+}
+
+/// What is said of its health check, if anything is.
+fn healthcheck(given: &Given) -> Result<Option<Healthcheck>> {
+    let time = |long| Ok(given.value(long, health_time)?.unwrap_or_default());
+    let own = Healthcheck {
+        test: given
+            .text("health-cmd")
+            .filter(|command| !command.is_empty())
+            .map_or_else(Vec::new, |command| vec!["CMD-SHELL".to_owned(), command.to_owned()]),
+        interval: time("health-interval")?,
+        timeout: time("health-timeout")?,
+        start_period: time("health-start-period")?,
+        start_interval: time("health-start-interval")?,
+        retries: given.value("health-retries", parse::number(0, i64::from(i32::MAX)))?.unwrap_or_default(),
+    };
+    match (given.on("no-healthcheck")?, own != Healthcheck::default()) {
+        (true, true) => Err(Error::new(Kind::Usage, "--no-healthcheck conflicts with --health-* options")),
+        (true, false) => Ok(Some(Healthcheck { test: vec!["NONE".to_owned()], ..own })),
+        (false, said) => Ok(said.then_some(own)),
+    }
+}
+
+/// Nanoseconds: none, or a millisecond at least.
+fn health_time(text: &str) -> Parsed<i64> {
+    match clock::duration(text)? {
+        ..=-1 => Err("it cannot be negative".to_owned()),
+        1..=999_999 => Err("it cannot be less than 1ms".to_owned()),
+        time => Ok(time),
+    }
+}
+
+fn health_action(text: &str) -> Parsed<String> {
+    match text {
+        "none" | "kill" | "restart" | "stop" => Ok(text.to_owned()),
+        _ => Err("it is none, kill, restart or stop".to_owned()),
+    }
 }
 
 /// The streams to attach: all, unless some are named or it runs in the background.
