@@ -48,6 +48,11 @@ impl Arena {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Hands out nothing more: for a process that lives long, and must not grow with what it gives back.
+    pub fn close(&self) {
+        self.used.store(SIZE, Ordering::Relaxed);
+    }
+
     fn base(&self) -> *mut u8 {
         self.bytes.get().cast()
     }

@@ -53,6 +53,8 @@ static ARENA: tare_sys::arena::Arena = tare_sys::arena::Arena::new();
 fn main() -> std::process::ExitCode {
     let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let code = if words.first().is_some_and(|name| name == tare_engine::MONITOR) {
+        // It lives as long as its container.
+        ARENA.close();
         u8::from(tare_engine::monitor_main(&words).is_err())
     } else if words.first().is_some_and(|name| name == tare_engine::PROBE) {
         tare_engine::probe_main(&words)
