@@ -54,7 +54,8 @@ fn made_once(file: &Path) -> Result<()> {
     for source in sources_for(&release, sources.path())? {
         command.arg(source);
     }
-    let out = command.output().context("starting mmdebstrap (Debian package mmdebstrap)")?;
+    let out = crate::machine::outside(|| command.output())
+        .context("starting mmdebstrap (Debian package mmdebstrap)")?;
     let why = String::from_utf8_lossy(&out.stderr);
     ensure!(out.status.success(), "mmdebstrap failed ({}): {}", out.status, why.trim());
     fs::rename(&fresh, file)?;

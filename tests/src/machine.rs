@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -16,6 +17,8 @@ thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
+/// The network that the tests were started in.
+static HOME: OnceLock<File> = OnceLock::new();
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 fn name(what: &str) -> String {
@@ -46,12 +49,25 @@ pub fn own_network() {
     if ALONE.get() || !rustix::process::geteuid().is_root() {
         return;
     }
+    HOME.get_or_init(|| File::open("/proc/thread-self/ns/net").expect("the own network namespace"));
     let name = make("machine");
     let file = File::open(format!("/run/netns/{name}")).expect("the namespace that was just made");
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("entering it");
     // The name is not needed any more, and would stay if the test were killed.
     run(&["ip", "netns", "del", &name]);
     ALONE.set(true);
+}
+
+/// Does what needs the real machine's network: fetching packages from the sources that it names.
+pub fn outside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let there = || {
+        if let Some(home) = HOME.get() {
+            move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network)).expect("going home");
+        }
+        work()
+    };
+    // A thread of its own, because the caller stays where it is.
+    std::thread::scope(|scope| scope.spawn(there).join()).expect("the work outside")
 }
 
 /// Another host, on a cable of its own to the test's machine.
