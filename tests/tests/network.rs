@@ -99,28 +99,28 @@ fn a_taken_port_is_an_error_that_names_its_owner_and_is_free_again_at_once() {
 #[test]
 fn networks_are_apart_and_an_internal_one_is_shut() {
     let (host, remote) = (Host::new(), Remote::new());
-    for words in [&["a"][..], &["b"], &["--internal", "shut"], &["-o", "enable_icc=false", "shy"]] {
+    for words in [&["left"][..], &["right"], &["--internal", "shut"], &["-o", "enable_icc=false", "shy"]] {
         host.tare(["network", "create"]).args(words).run().ok();
     }
-    for network in ["a", "shut", "shy"] {
+    for network in ["left", "shut", "shy"] {
         serving(&host, &["--name", &format!("on-{network}"), "--network", network]);
     }
     let at = |network: &str| address(&host, &format!("on-{network}"), network);
-    assert_eq!(inside(&host, "a", &ask(&at("a"), 80)), "hello");
-    assert_ne!(inside(&host, "b", &ask(&at("a"), 80)), "hello", "from network to network");
-    assert_ne!(inside(&host, "bridge", &ask(&at("a"), 80)), "hello");
+    assert_eq!(inside(&host, "left", &ask(&at("left"), 80)), "hello");
+    assert_ne!(inside(&host, "right", &ask(&at("left"), 80)), "hello", "from network to network");
+    assert_ne!(inside(&host, "bridge", &ask(&at("left"), 80)), "hello");
     assert_eq!(inside(&host, "shut", &ask(&at("shut"), 80)), "hello");
     assert_eq!(inside(&host, "shut", "ip route | grep -c default"), "0");
     assert_ne!(inside(&host, "shy", &ask(&at("shy"), 80)), "hello", "neighbours may not talk");
     remote.ip(&["route", "add", "10.120.0.0/13", "via", &remote.machine]);
-    assert_eq!(get_from(&remote, &at("a"), 80), "", "what is not published is not reached from outside");
-    host.tare(["network", "rm", "a"]).run().fails(1).complains_of(&["has active endpoints", "on-a"]);
-    host.tare(["network", "create", "a"]).run().fails(1).complains_of(&["already exists"]);
-    host.tare(["network", "rm", "b"]).run().ok();
-    host.tare(["run", "--rm", "--network", "b", "busybox", "true"])
+    assert_eq!(get_from(&remote, &at("left"), 80), "", "what is not published is not reached from outside");
+    host.tare(["network", "rm", "left"]).run().fails(1).complains_of(&["has active endpoints", "on-left"]);
+    host.tare(["network", "create", "left"]).run().fails(1).complains_of(&["already exists"]);
+    host.tare(["network", "rm", "right"]).run().ok();
+    host.tare(["run", "--rm", "--network", "right", "busybox", "true"])
         .run()
         .fails(125)
-        .complains_of(&["network b not found"]);
+        .complains_of(&["network right not found"]);
 }
 
 #[test]
