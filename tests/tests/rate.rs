@@ -51,10 +51,18 @@ fn container(host: &Host, flags: &[&str]) -> String {
     settings["NetworkSettings"]["Networks"]["lan"]["IPAddress"].as_str().expect("an address").to_owned()
 }
 
-/// iperf3 counts what arrives without its headers, some 4% less than what goes over the wire.
+/// Measures until the rate is within a tenth. A machine that is busy spoils a measurement now and then; one without
+/// the limit is off by a factor each time.
 #[track_caller]
-fn is_about(measured: f64, wanted: f64) {
-    assert!((0.9..=1.05).contains(&(measured / wanted)), "{measured} Mbit/s where {wanted} were asked for");
+fn is_about(address: &str, back: bool, wanted: f64) {
+    let mut measured = Vec::new();
+    for _ in 0..4 {
+        measured.push(measure(address, back));
+        if measured.last().is_some_and(|rate| (0.9..=1.1).contains(&(rate / wanted))) {
+            return;
+        }
+    }
+    panic!("{measured:?} Mbit/s where {wanted} were asked for");
 }
 
 #[test]
@@ -62,11 +70,11 @@ fn a_rate_holds_within_a_tenth_each_way_and_can_be_changed_while_it_runs() {
     let host = Host::new();
     let address = container(&host, &["--net-rate", "in=40mbit,out=10mbit"]);
     let _server = Server::start(&host, "limited");
-    is_about(measure(&address, false), 40.0);
-    is_about(measure(&address, true), 10.0);
+    is_about(&address, false, 40.0);
+    is_about(&address, true, 10.0);
     host.tare(["update", "--net-rate", "in=20mbit", "limited"]).run().ok();
-    is_about(measure(&address, false), 20.0);
-    is_about(measure(&address, true), 10.0);
+    is_about(&address, false, 20.0);
+    is_about(&address, true, 10.0);
     host.tare(["update", "--net-rate", "0", "limited"]).run().ok();
     assert!(measure(&address, true) > 100.0, "no limit any more");
 }
