@@ -40,10 +40,20 @@ impl Engine {
     /// Asks it to stop, and kills it after `timeout` seconds. One that has ended is no error.
     pub fn stop(&self, container: &str, signal: Option<i32>, timeout: Option<u32>) -> Result<()> {
         let folders = self.find(container)?;
+        let record = folders.record()?;
         if !folders.has_somebody() {
+            // No monitor could take it over: without one it is stopped all the same.
+            if let Some(pidfd) = folders.status()?.and_then(|status| status.process()) {
+                process::signal(pidfd.as_fd(), signal.unwrap_or(record.stop_signal))?;
+                let seconds = timeout.or(record.request.config.stop_timeout).unwrap_or(10);
+                if !ends_within(pidfd.as_fd(), Duration::from_secs(seconds.into()))? {
+                    process::signal(pidfd.as_fd(), 9)?;
+                    ends_within(pidfd.as_fd(), PATIENCE)?;
+                }
+                sweep::sweep(&self.roots)?;
+            }
             return Ok(());
         }
-        let record = folders.record()?;
         match self.order(&folders, &Order::Stop(signal, timeout.map(milliseconds))) {
             // It has just ended by itself.
             Err(err) if err.kind() == Kind::Conflict => {}
