@@ -91,7 +91,7 @@ fn cve_2025_24965_files_that_the_engine_puts_in_land_on_no_file_of_the_hosts() {
     let host = Host::new();
     let tree = tree(&host);
     let canary = Canary::new(host.work().join("canary"));
-    for name in ["etc/hosts", "etc/hostname", "etc/resolv.conf", "etc", "dev", "dev/shm", "tmp", "work"] {
+    for name in ["etc/hosts", "etc/hostname", "etc/resolv.conf", "etc", "dev", "dev/shm", "tmp", "srv"] {
         let place = tree.join(name);
         let saved = tree.join("saved");
         let was = fs::symlink_metadata(&place).is_ok();
@@ -101,7 +101,7 @@ fn cve_2025_24965_files_that_the_engine_puts_in_land_on_no_file_of_the_hosts() {
         for target in [canary.at("file"), canary.at("empty"), canary.at("nothing")] {
             for target in [target.clone(), format!("{UP}{target}")] {
                 link_instead(&place, &target);
-                let flags = ["--tmpfs", "/tmp", "--workdir", "/work/deeper", "--add-host", "evil:192.0.2.1"];
+                let flags = ["--tmpfs", "/tmp", "--workdir", "/srv/deeper", "--add-host", "evil:192.0.2.1"];
                 run(&host, &tree, &flags, &["true"]);
                 canary.is_untouched();
             }
