@@ -66,11 +66,19 @@ pub fn signal(id: i32, signal: Signal) {
 
 /// Waits until `condition` holds, at most ten seconds (more on a slow machine); fails with `what` otherwise.
 #[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    eventually_or_tell(what, condition, String::new);
+}
+
+/// The same; a failure also tells how things are.
+#[track_caller]
+pub fn eventually_or_tell(what: &str, mut condition: impl FnMut() -> bool, tell: impl FnOnce() -> String) {
     let limit = stretched(Duration::from_secs(10));
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < limit, "did not happen within {} s: {what}", limit.as_secs());
+        if start.elapsed() >= limit {
+            panic!("did not happen within {} s: {what}\n{}", limit.as_secs(), tell());
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tare_tests::process::Process;
+use tare_tests::process::{Process, eventually_or_tell};
 use tare_tests::{Host, eventually, stretched};
 
 /// Quick enough for a test.
@@ -15,8 +15,18 @@ fn health(host: &Host, name: &str) -> Value {
     host.inspect(name)["State"]["Health"].clone()
 }
 
+#[track_caller]
 fn becomes(host: &Host, name: &str, word: &str) {
-    eventually(&format!("{name} is {word}"), || health(host, name)["Status"] == word);
+    let what = format!("{name} is {word}");
+    eventually_or_tell(
+        &what,
+        || health(host, name)["Status"] == word,
+        || {
+            let ours = Process::all().into_iter().map(|process| process.command());
+            let ours = ours.filter(|command| command.contains(&host.root().display().to_string()));
+            format!("{}\n{:#?}", host.inspect(name)["State"], ours.collect::<Vec<_>>())
+        },
+    );
 }
 
 fn status(host: &Host, name: &str) -> String {

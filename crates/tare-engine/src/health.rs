@@ -163,7 +163,11 @@ impl Health {
 
     /// Writes it down. A full disk loses it, and the container goes on.
     pub fn note(&self, folders: &Folders) {
-        let _ = write_json(&folders.run, FILE, self);
+        // By a name of this process alone: a check of a monitor that was killed may write while one of the next does.
+        let own = format!("{FILE}.{}", std::process::id());
+        if write_json(&folders.run, &own, self).is_ok() {
+            let _ = std::fs::rename(folders.run.join(own), folders.run.join(FILE));
+        }
     }
 
     /// Keeps what is known of a container that has ended. Docker calls it unhealthy from then on.

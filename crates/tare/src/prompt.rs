@@ -29,10 +29,11 @@ pub fn confirm(warning: &str) -> Result<bool> {
 ///
 /// Errors: [`Kind::Conflict`] after Ctrl-C; those of reading.
 pub fn secret(question: &str) -> Result<String> {
-    complain(question);
     let answer = {
-        // Ctrl-C comes as a character, so that it cannot leave a terminal behind that shows nothing.
+        // Before the question: who sees it may begin to type. Ctrl-C comes as a character, so that it cannot leave a
+        // terminal behind that shows nothing.
         let _raw = RawMode::enter(io::stdin())?;
+        complain(question);
         typed(io::stdin().lock().bytes())
     };
     complain("\n");

@@ -37,8 +37,17 @@ pub fn clear(roots: &Path, ids: &BTreeSet<String>) {
     for place in mounts(roots).iter().rev() {
         let _ = Command::new("umount").args(["-l", "--"]).arg(place).status();
     }
-    for folder in cgroups(ids).iter().rev() {
-        let _ = fs::remove_dir(folder);
+    // The dead leave their cgroup a moment after they are said to be dead.
+    let start = Instant::now();
+    loop {
+        let folders = cgroups(ids);
+        for folder in folders.iter().rev() {
+            let _ = fs::remove_dir(folder);
+        }
+        if folders.is_empty() || start.elapsed() > stretched(PATIENCE) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

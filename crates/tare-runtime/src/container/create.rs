@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Mount, MountBuilder, Spec};
+use oci_spec::runtime::{Mount, MountBuilder, Process, Spec};
 use tare_cgroup::{Cgroup, Driver, Hierarchies};
 use tare_sys::channel::Channel;
 use tare_sys::process::{self, namespace};
@@ -220,6 +220,13 @@ impl New<'_> {
         Ok(true)
     }
 
+    /// The size of the caller's terminal, where the caller becomes the other side of the container's: given later, it
+    /// would reach the process as a change of size, by SIGWINCH.
+    fn callers_size(&self, process: &Process) -> Option<(u16, u16)> {
+        let passed_on = process.terminal().unwrap_or_default() && self.options.console_socket.is_none();
+        passed_on.then(|| tare_sys::tty::size(rustix::stdio::stdin())).flatten()
+    }
+
     fn launch(
         &self,
         spec: &Spec,
@@ -239,7 +246,7 @@ impl New<'_> {
             cgroup_mounts: &cgroup.mounts(),
             filter,
             stdio: None,
-            terminal_size: None,
+            terminal_size: self.callers_size(process),
             network: None,
             bundle: Some(&Bundle {
                 id: self.folder.id(),
