@@ -327,6 +327,10 @@ impl Source for ImageArchive {
         }
         Ok(Box::new(Spanned { file: &self.file, span, from }))
     }
+
+    fn is_at_hand(&self) -> bool {
+        true
+    }
 }
 
 /// A member's bytes; several can be read at once.

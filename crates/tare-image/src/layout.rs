@@ -173,6 +173,10 @@ impl Source for Layout {
     fn blob(&self, digest: &Digest, _size: u64, from: u64) -> Result<Box<dyn Read + '_>> {
         read_from(&self.blob_path(digest), from)
     }
+
+    fn is_at_hand(&self) -> bool {
+        true
+    }
 }
 
 /// A file from a byte on.

@@ -8,8 +8,10 @@
 //!
 //! Lengths are 64 bits, little endian. A recipe takes a hundredth of what the layer does. Whoever follows one checks
 //! the digest of what comes out: files of the tree may have been damaged since.
+//!
+//! A recipe is written while a layer is unpacked ([`Recording`]), or later, from its blob ([`write`]).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -52,7 +54,7 @@ pub(crate) fn tar_of<'a>(mut blob: File, limits: &Limits) -> Result<Box<dyn BufR
 pub(crate) fn write(tar: impl BufRead, tree: OwnedFd, to: &File) -> Result<()> {
     let zstd = zstd::stream::write::Encoder::new(to, 3).doing(|| "start zstd")?;
     let recipe = Rc::new(RefCell::new(Recipe { to: zstd, raw: Vec::new(), failed: None }));
-    let recorder = Recorder { tar, recipe: recipe.clone(), on: Rc::new(RefCell::new(true)) };
+    let recorder = Recorder { tar, recipe: recipe.clone(), on: Rc::new(Cell::new(true)) };
     let on = recorder.on.clone();
     let tree = Root::new(tree);
     let limits = Limits { extension: u64::from(u32::MAX), ..Limits::default() };
@@ -61,7 +63,7 @@ pub(crate) fn write(tar: impl BufRead, tree: OwnedFd, to: &File) -> Result<()> {
         if entry.size == 0 {
             continue;
         }
-        *on.borrow_mut() = false;
+        on.set(false);
         let file = open(&tree, entry.path.bytes())?;
         let mut same = 0;
         let mut differs = file.is_none();
@@ -83,7 +85,7 @@ pub(crate) fn write(tar: impl BufRead, tree: OwnedFd, to: &File) -> Result<()> {
         if !differs {
             recipe.borrow_mut().file(entry.path.bytes(), same);
         }
-        *on.borrow_mut() = true;
+        on.set(true);
     }
     archive.drain()?;
     let recipe = Rc::into_inner(recipe)
@@ -92,53 +94,140 @@ pub(crate) fn write(tar: impl BufRead, tree: OwnedFd, to: &File) -> Result<()> {
     recipe.finish().doing(|| "write a recipe")
 }
 
-/// Follows a recipe. The caller checks the digest of what comes out.
+/// Writes down the recipe of a layer while it is unpacked. Whoever unpacks says which bytes went into a file of the tree,
+/// and when one of these files did not stay as it was.
+#[derive(Clone)]
+pub(crate) struct Recording {
+    recipe: Rc<RefCell<Recipe<File>>>,
+    on: Rc<Cell<bool>>,
+    spoiled: Rc<Cell<bool>>,
+}
+
+impl Recording {
+    pub(crate) fn new(to: File) -> Result<Recording> {
+        // The quickest level: it is on the way of every layer.
+        let to = zstd::stream::write::Encoder::new(to, 1).doing(|| "start zstd")?;
+        let recipe = Recipe { to, raw: Vec::new(), failed: None };
+        Ok(Recording { recipe: Rc::new(RefCell::new(recipe)), on: Rc::default(), spoiled: Rc::default() })
+    }
+
+    /// The same bytes, written down as they are read.
+    pub(crate) fn of<R: BufRead>(&self, tar: R) -> impl BufRead + use<R> {
+        self.on.set(true);
+        Recorder { tar, recipe: self.recipe.clone(), on: self.on.clone() }
+    }
+
+    /// What `copy` reads becomes the first `size` bytes of a file of the tree.
+    pub(crate) fn file<T>(&self, path: &[u8], size: u64, copy: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.on.set(false);
+        let copied = copy()?;
+        self.recipe.borrow_mut().file(path, size);
+        self.on.set(true);
+        Ok(copied)
+    }
+
+    /// Something of the tree was replaced, so it does not have all that the layer's tar has.
+    pub(crate) fn spoil(&self) {
+        self.spoiled.set(true);
+    }
+
+    /// Ends the recipe, when the bytes have been read to their end. `false`: it is good for nothing.
+    pub(crate) fn end(self) -> Result<bool> {
+        let recipe = Rc::into_inner(self.recipe)
+            .ok_or_else(|| Error::new(Kind::Kernel, "write a recipe: somebody still writes"))?;
+        recipe.into_inner().finish().doing(|| "write a recipe")?;
+        Ok(!self.spoiled.get())
+    }
+}
+
+/// Follows a recipe: reads the tar that it makes. The caller checks the digest of what comes out.
 ///
-/// Errors: [`Kind::Corrupt`] for a recipe that is damaged, and where the tree lacks a file.
-pub(crate) fn follow(recipe: File, tree: OwnedFd, to: &mut dyn Write) -> Result<()> {
-    let damaged =
-        || Error::new(Kind::Corrupt, "the recipe of a layer is damaged").hint("pull the image again");
-    let mut recipe =
-        BufReader::with_capacity(CHUNK, zstd::stream::read::Decoder::new(recipe).doing(|| "read a recipe")?);
-    let tree = Root::new(tree);
-    let mut number = [0; 8];
-    loop {
+/// Errors, wrapped in [`io::Error`]: [`Kind::Corrupt`] for a recipe that is damaged, and where the tree lacks a file.
+pub(crate) struct Following {
+    recipe: BufReader<zstd::stream::read::Decoder<'static, BufReader<File>>>,
+    tree: Root,
+    piece: Piece,
+}
+
+/// What is read now.
+enum Piece {
+    Raw(u64),
+    File { file: File, path: Vec<u8>, left: u64 },
+    End,
+}
+
+impl Following {
+    pub(crate) fn new(recipe: File, tree: OwnedFd) -> Result<Following> {
+        let decoder = zstd::stream::read::Decoder::new(recipe).doing(|| "read a recipe")?;
+        let recipe = BufReader::with_capacity(CHUNK, decoder);
+        Ok(Following { recipe, tree: Root::new(tree), piece: Piece::Raw(0) })
+    }
+
+    fn next_piece(&mut self) -> Result<Piece> {
         let mut tag = [0];
-        recipe.read_exact(&mut tag).map_err(|_| damaged())?;
+        self.recipe.read_exact(&mut tag).map_err(|_| damaged())?;
         if tag == *b"e" {
-            return Ok(());
+            return Ok(Piece::End);
         }
-        recipe.read_exact(&mut number).map_err(|_| damaged())?;
-        let length = u64::from_le_bytes(number);
+        let length = self.number()?;
         if length > LONGEST {
             return Err(damaged());
         }
         match tag {
-            [b'r'] => {
-                let copied = io::copy(&mut (&mut recipe).take(length), to).doing(|| "make a layer's tar")?;
-                if copied != length {
-                    return Err(damaged());
-                }
-            }
+            [b'r'] => Ok(Piece::Raw(length)),
             [b'f'] => {
                 let mut path = vec![0; length as usize];
-                recipe.read_exact(&mut path).map_err(|_| damaged())?;
-                recipe.read_exact(&mut number).map_err(|_| damaged())?;
-                let size = u64::from_le_bytes(number);
-                let missing = || {
-                    let path = crate::unpack::show(&path);
-                    Error::new(Kind::Corrupt, format!("the file {path} of the layer is gone, or too short"))
-                        .hint("pull the image again")
-                };
-                let file = open(&tree, &path)?.ok_or_else(missing)?;
-                let copied = io::copy(&mut file.take(size), to).doing(|| "make a layer's tar")?;
-                if copied != size {
-                    return Err(missing());
-                }
+                self.recipe.read_exact(&mut path).map_err(|_| damaged())?;
+                let left = self.number()?;
+                let file = open(&self.tree, &path)?.ok_or_else(|| missing(&path))?;
+                Ok(Piece::File { file, path, left })
             }
-            _ => return Err(damaged()),
+            _ => Err(damaged()),
         }
     }
+
+    fn number(&mut self) -> Result<u64> {
+        let mut number = [0; 8];
+        self.recipe.read_exact(&mut number).map_err(|_| damaged())?;
+        Ok(u64::from_le_bytes(number))
+    }
+}
+
+impl Read for Following {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while !into.is_empty() {
+            let (from, left): (&mut dyn Read, _) = match &mut self.piece {
+                Piece::End => return Ok(0),
+                Piece::Raw(0) | Piece::File { left: 0, .. } => {
+                    self.piece = self.next_piece().map_err(io::Error::other)?;
+                    continue;
+                }
+                Piece::Raw(left) => (&mut self.recipe, left),
+                Piece::File { file, left, .. } => (file, left),
+            };
+            let length = into.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+            let read = from.read(&mut into[..length])?;
+            *left -= read as u64;
+            if read == 0 {
+                return Err(io::Error::other(match &self.piece {
+                    Piece::File { path, .. } => missing(path),
+                    _ => damaged(),
+                }));
+            }
+            return Ok(read);
+        }
+        Ok(0)
+    }
+}
+
+fn damaged() -> Error {
+    Error::new(Kind::Corrupt, "the recipe of a layer is damaged").hint("pull the image again")
+}
+
+fn missing(path: &[u8]) -> Error {
+    let path = crate::unpack::show(path);
+    Error::new(Kind::Corrupt, format!("the file {path} of the layer is gone, or too short"))
+        .hint("pull the image again")
 }
 
 /// A regular file of the tree.
@@ -201,7 +290,7 @@ impl<W: Write> Recipe<W> {
 struct Recorder<R, W: Write> {
     tar: R,
     recipe: Rc<RefCell<Recipe<W>>>,
-    on: Rc<RefCell<bool>>,
+    on: Rc<Cell<bool>>,
 }
 
 impl<R: BufRead, W: Write> BufRead for Recorder<R, W> {
@@ -211,7 +300,7 @@ impl<R: BufRead, W: Write> BufRead for Recorder<R, W> {
 
     fn consume(&mut self, amount: usize) {
         // What is buffered is handed out without reading.
-        if *self.on.borrow()
+        if self.on.get()
             && let Ok(buffered) = self.tar.fill_buf()
         {
             self.recipe.borrow_mut().raw(&buffered[..amount.min(buffered.len())]);

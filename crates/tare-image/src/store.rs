@@ -8,7 +8,7 @@
 //!   layers/mount-points/         what is below every image's layers
 //!   layers/<random>.pending/     a layer on its way in (or out): tree/, blob, config, manifest
 //!   ingest/<blob hex>/           a layer on its way in whose digest is known before (`store/ingest.rs`)
-//!   recipes/<diff id hex>        how to make a layer's tar again from its tree, where its blob was dropped (`recipe.rs`)
+//!   recipes/<diff id hex>        how to make a layer's tar again from its tree, where it has no blob (`recipe.rs`)
 //!   damaged/<hex>                a blob or layer of that digest was found to be damaged (`store/verify.rs`)
 //!   ids/<image id hex>           JSON: an image that the store holds ([`Image`], without its names)
 //!   names/<name, '/' as '+'>     JSON: what a start needs to know of the image of that name ([`RunRecord`])

@@ -36,11 +36,14 @@ mod sparse;
 mod tree;
 pub(crate) mod whiteout;
 
+use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tare_sys::{Context, Result};
+
+use crate::recipe::Recording;
 
 pub(crate) use entry::show;
 pub use magic::Compression;
@@ -120,8 +123,34 @@ pub(crate) fn unpack(
     limits: &Limits,
     entries: &AtomicU64,
 ) -> Result<Unpacked> {
-    let mut archive = archive::Archive::new(input, limits, content);
-    let mut tree = tree::Tree::new(into, scratch, content)?;
+    fill(
+        tree::Tree::new(into, scratch, content, None)?,
+        archive::Archive::new(input, limits, content),
+        entries,
+    )
+}
+
+/// The same for a layer, and writes its recipe. `false`: the recipe is good for nothing, for the layer's archive has more
+/// than the tree has.
+pub(crate) fn unpack_with_recipe(
+    input: impl BufRead,
+    into: OwnedFd,
+    scratch: BorrowedFd<'_>,
+    recipe: File,
+    limits: &Limits,
+    entries: &AtomicU64,
+) -> Result<(Unpacked, bool)> {
+    let recording = Recording::new(recipe)?;
+    let tree = tree::Tree::new(into, scratch, Content::Layer, Some(recording.clone()))?;
+    let unpacked = fill(tree, archive::Archive::new(recording.of(input), limits, Content::Layer), entries)?;
+    Ok((unpacked, recording.end()?))
+}
+
+fn fill(
+    mut tree: tree::Tree,
+    mut archive: archive::Archive<'_, impl BufRead>,
+    entries: &AtomicU64,
+) -> Result<Unpacked> {
     let mut unpacked = Unpacked::default();
     while let Some(entry) = archive.next()? {
         unpacked.entries += 1;

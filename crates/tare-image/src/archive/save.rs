@@ -7,9 +7,8 @@
 //! Blobs go out as they came in, so an image has the same digest wherever it is loaded. The same images make the same
 //! bytes: members in order, and no times.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{Read, Write};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 
 use serde::Serialize;
 use tare_sys::{Context, Error, Kind, Result};
@@ -62,21 +61,40 @@ pub fn save(store: &ImageStore, images: &[Saved], to: impl Write) -> Result<()> 
     document(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     document(&mut tar, "index.json", &json(&index(images))?)?;
     document(&mut tar, "manifest.json", &json(&images.iter().map(docker_image).collect::<Vec<_>>())?)?;
-    let blobs: BTreeSet<_> =
-        images.iter().flat_map(|saved| &saved.image.blobs).map(|blob| &blob.digest).collect();
-    for digest in blobs {
-        let path = store.blob_path(digest);
+    let blobs: BTreeMap<_, _> =
+        images.iter().flat_map(|saved| &saved.image.blobs).map(|blob| (&blob.digest, blob.size)).collect();
+    for (digest, size) in blobs {
         let what = || format!("write blob {digest} to the archive");
-        let file = File::open(&path).doing(what).map_err(|err| match err.kind() {
+        let bytes = store.read_blob(digest, 0).doing(what).map_err(|err| match err.kind() {
             Kind::NotFound => err.hint("the image was made smaller by `image compact`; pull it again"),
             _ => err,
         })?;
-        let size = file.metadata().doing(what)?.len();
+        let mut bytes = Counted { from: bytes, count: 0 };
         let name = format!("blobs/sha256/{}", digest.hex());
-        tar.append_data(&mut header(size), name, file.take(size)).doing(what)?;
+        let written = tar.append_data(&mut header(size), name, (&mut bytes).take(size)).doing(what);
+        // Reading on tells whether the bytes were right.
+        written.and_then(|()| bytes.read(&mut [0]).doing(what))?;
+        if bytes.count != size {
+            let why = format!("{}: it has other bytes than its {size}", what());
+            return Err(Error::new(Kind::Corrupt, why).hint("`tare image verify` says more"));
+        }
     }
     let mut to = tar.into_inner().doing(|| "write the end of the archive")?;
     to.flush().doing(|| "write the end of the archive")
+}
+
+/// Counts what is read through it.
+struct Counted<R> {
+    from: R,
+    count: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(into)?;
+        self.count += n as u64;
+        Ok(n)
+    }
 }
 
 fn header(size: u64) -> tar::Header {

@@ -9,8 +9,7 @@
 //!
 //! Several blobs go at once. What the registry has whole it keeps, so a push that is called again goes on there.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -143,12 +142,11 @@ impl Destination<'_> {
             }
         }
         let what = || format!("push blob {digest} to {}/{path}", self.endpoint.domain);
-        let mut file = File::open(store.blob_path(digest)).doing(what)?;
         let mut address = self.address(upload.map_or_else(|| self.begin(""), Ok)?)?;
         let (mut from, mut tries) = (0, 0);
         loop {
             tries += 1;
-            let err = match self.send(blob, &mut file, from, &address, watch) {
+            let err = match self.send(store, blob, from, &address, watch) {
                 Ok(None) => return Ok(PushState::Done),
                 Ok(Some(err)) => err,
                 Err(err) => return Err(err.context(what())),
@@ -168,18 +166,18 @@ impl Destination<'_> {
     /// Sends what is missing of a blob. `Some`: it broke off, and may go better.
     fn send(
         &self,
+        store: &ImageStore,
         blob: &Blob,
-        file: &mut File,
         from: u64,
         address: &str,
         watch: &Watch<'_>,
     ) -> Result<Option<Error>> {
         let digest = &blob.digest;
         let mut end = address.to_owned();
-        let body = |request: RequestBuilder<ureq::typestate::WithBody>, file: &mut File| {
-            file.seek(SeekFrom::Start(from))?;
+        let body = |request: RequestBuilder<ureq::typestate::WithBody>| {
+            let bytes = store.read_blob(digest, from).map_err(io::Error::other)?;
             let mut gone = from;
-            let mut counted = Counted(file, |bytes| {
+            let mut counted = Counted(bytes, |bytes| {
                 gone += bytes;
                 watch(blob, PushState::Going(gone));
             });
@@ -194,7 +192,7 @@ impl Destination<'_> {
         if from > 0 {
             let range = format!("{from}-{}", blob.size - 1);
             let mut patch = |agent: &Agent, url: &str, shown: Option<&str>| {
-                body(with(agent.patch(url), shown).header(CONTENT_RANGE, &range), file)
+                body(with(agent.patch(url), shown).header(CONTENT_RANGE, &range))
             };
             let mut answer = match self.endpoint.once("PATCH", address, &mut patch)? {
                 Ok(answer) => answer,
@@ -210,7 +208,7 @@ impl Destination<'_> {
         let end = format!("{end}{separator}digest={digest}");
         let mut put = |agent: &Agent, url: &str, shown: Option<&str>| {
             let request = with(agent.put(url), shown);
-            if from > 0 { request.send_empty() } else { body(request, file) }
+            if from > 0 { request.send_empty() } else { body(request) }
         };
         let mut answer = match self.endpoint.once("PUT", &end, &mut put)? {
             Ok(answer) => answer,

@@ -131,7 +131,7 @@ impl ImageStore {
                     unpack::unpack(reader, tree, pending.folder.as_fd(), Content::Layer, limits, entries)
                 })
                 .doing(|| "start a thread")?;
-            let passed = input::pass(archive, &blob, writer, limits, &|_, _| {});
+            let passed = input::pass(archive, Some(&blob), writer, limits, &|_, _| {});
             let broke = || Error::new(Kind::Kernel, "a thread that makes the layer broke off");
             let unpacked = unpacking.join().unwrap_or_else(|_| Err(broke()));
             let packed = packing.join().unwrap_or_else(|_| Err(broke()));

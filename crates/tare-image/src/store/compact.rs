@@ -5,13 +5,16 @@
 //! hundredth. A blob goes only after its recipe was followed once, and gave the very bytes that the layer's diff-id is
 //! the digest of.
 //!
-//! *What a compacted image cannot*: its blobs come back as the same tar, but not by the same compressor. So the image
-//! has the same id, and another manifest, when it is pushed or saved after that; and as an OCI layout, the store has it
-//! without layers.
+//! A layer that is not compressed has no blob from the beginning, if its source was a file ([`super::ingest`]): by its
+//! recipe, its bytes are read as they were ([`ImageStore::read_blob`]).
+//!
+//! *What a compacted image cannot*: blobs that were compressed come back as the same tar, but not by the same compressor.
+//! So the image has the same id, and another manifest, when it is pushed or saved after that; and as an OCI layout, the
+//! store has it without layers.
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use flate2::write::GzEncoder;
@@ -24,7 +27,8 @@ use super::{Blob, Image, ImageStore, Incoming, files};
 use crate::config;
 use crate::digest::{Digest, Hasher};
 use crate::documents;
-use crate::recipe;
+use crate::layout;
+use crate::recipe::{self, Following};
 use crate::unpack::{Compression, Limits};
 
 /// What compacting an image brought.
@@ -74,7 +78,8 @@ impl ImageStore {
         recipe::write(recipe::tar_of(blob, &limits)?, folder(&self.layer_path(diff_id))?, &recipe)?;
         let mut hashing = Hashing::new(io::sink());
         let reading = File::open(&path).doing(|| format!("open({path:?})"))?;
-        recipe::follow(reading, folder(&self.layer_path(diff_id))?, &mut hashing)?;
+        let mut tar = Following::new(reading, folder(&self.layer_path(diff_id))?)?;
+        copy(&mut tar, &mut hashing)?;
         if hashing.end().1.hex() != diff_id {
             let what = "the unpacked layer does not have the bytes of its blob";
             return Err(Error::new(Kind::Corrupt, what).hint("`tare image verify` says more"));
@@ -90,12 +95,32 @@ impl ImageStore {
         Ok(bytes)
     }
 
-    /// Writes a layer's tar by its recipe.
-    pub(super) fn follow_recipe(&self, diff_id: &str, to: &mut dyn Write) -> Result<()> {
+    /// A layer's tar, by its recipe.
+    pub(super) fn by_recipe(&self, diff_id: &str) -> Result<Following> {
         let path = self.recipe_path(diff_id);
         let recipe = File::open(&path).doing(|| format!("open({path:?})"))?;
-        recipe::follow(recipe, folder(&self.layer_path(diff_id))?, to)
-            .doing(|| format!("make layer sha256:{diff_id} again"))
+        Following::new(recipe, folder(&self.layer_path(diff_id))?)
+    }
+
+    /// The bytes of a blob, from the byte `from` on: those of its file, or, of a plain layer that has none, those that its
+    /// recipe makes.
+    ///
+    /// Errors: [`Kind::NotFound`]; those of the disk.
+    pub(crate) fn read_blob(&self, digest: &Digest, from: u64) -> Result<Box<dyn Read>> {
+        match layout::read_from(&self.blob_path(digest), from) {
+            Err(err) if err.kind() == Kind::NotFound && self.recipe_path(digest.hex()).exists() => {
+                let tar = self.by_recipe(digest.hex())?;
+                let mut tar = Checked { tar, hasher: Hasher::new(), digest: digest.clone() };
+                copy(&mut (&mut tar).take(from), &mut io::sink())?;
+                Ok(Box::new(tar))
+            }
+            file => file,
+        }
+    }
+
+    /// Whether [`read_blob`](ImageStore::read_blob) has the bytes of a layer's blob.
+    pub(super) fn has_blob(&self, diff_id: &str, digest: &Digest) -> bool {
+        self.blob_path(digest).exists() || digest.hex() == diff_id && self.recipe_path(diff_id).exists()
     }
 
     /// The image that a name or an id means, with all its blobs: those that were dropped are made again. It may have
@@ -104,8 +129,10 @@ impl ImageStore {
     /// Errors: as [`image_of`](ImageStore::image_of); [`Kind::Corrupt`] for a layer whose files are damaged.
     pub fn whole_image_of(&self, name: &str) -> Result<Image> {
         let image = self.image_of(name)?;
-        let whole = |digest: &Digest| self.blob_path(digest).exists();
-        if image.layer_blobs.iter().all(whole) || image.layer_blobs.len() != image.layers.len() {
+        let mut blobs = image.layers.iter().zip(&image.layer_blobs);
+        if blobs.all(|(layer, blob)| self.has_blob(layer, blob))
+            || image.layer_blobs.len() != image.layers.len()
+        {
             return Ok(image);
         }
         let pending = {
@@ -117,14 +144,12 @@ impl ImageStore {
         let mut layers = documents::layers_of(&manifest)?;
         let mut made = Vec::new();
         for (at, (diff_id, layer)) in image.layers.iter().zip(&mut layers).enumerate() {
-            if whole(&layer.digest) {
+            if self.has_blob(diff_id, &layer.digest) {
                 continue;
             }
-            let plain = layer.media_type.ends_with(".tar");
             let path = pending.path.join(format!("blob-{at}"));
-            let (file, digest, size) = self.make_blob(diff_id, plain, &path)?;
-            let compression = if plain { Compression::None } else { Compression::Gzip };
-            *layer = documents::layer_descriptor(&Blob { digest: digest.clone(), size }, compression);
+            let (file, digest, size) = self.make_blob(diff_id, &path)?;
+            *layer = documents::layer_descriptor(&Blob { digest: digest.clone(), size }, Compression::Gzip);
             file.set_permissions(std::fs::Permissions::from_mode(0o444))
                 .doing(|| format!("chmod({path:?})"))?;
             made.push((path, digest, Some(diff_id)));
@@ -172,27 +197,50 @@ impl ImageStore {
     }
 
     /// A layer's blob, made by its recipe; with its digest and size.
-    fn make_blob(&self, diff_id: &str, plain: bool, path: &std::path::Path) -> Result<(File, Digest, u64)> {
+    fn make_blob(&self, diff_id: &str, path: &std::path::Path) -> Result<(File, Digest, u64)> {
         let mut blob = Hashing::new(files::create(path, b"", 0o600)?);
-        let digest = if plain {
-            let mut tar = Hashing::new(&mut blob);
-            self.follow_recipe(diff_id, &mut tar)?;
-            tar.end().1
-        } else {
-            let mut tar = Hashing::new(GzEncoder::new(&mut blob, flate2::Compression::fast()));
-            self.follow_recipe(diff_id, &mut tar)?;
-            let (gzip, digest, _) = tar.end();
-            gzip.finish().doing(|| format!("write({path:?})"))?;
-            digest
-        };
+        let mut tar = Hashing::new(GzEncoder::new(&mut blob, flate2::Compression::fast()));
+        copy(&mut self.by_recipe(diff_id)?, &mut tar)
+            .doing(|| format!("make layer sha256:{diff_id} again"))?;
+        let (gzip, digest, _) = tar.end();
+        gzip.finish().doing(|| format!("write({path:?})"))?;
         if digest.hex() != diff_id {
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!("layer sha256:{diff_id}: its files have other bytes than it came with"),
-            )
-            .hint("pull or load the image again, and see `tare image verify`"));
+            return Err(other_bytes(diff_id));
         }
         Ok(blob.end())
+    }
+}
+
+/// Copies all there is; what went wrong with a recipe comes back as it was said.
+pub(super) fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<()> {
+    let mut from = io::BufReader::with_capacity(128 << 10, from);
+    match io::copy(&mut from, to).map_err(io::Error::downcast::<Error>) {
+        Ok(_) => Ok(()),
+        Err(Ok(err)) => Err(err),
+        Err(Err(err)) => Err(err).doing(|| "make a layer's tar"),
+    }
+}
+
+fn other_bytes(diff_id: &str) -> Error {
+    let what = format!("layer sha256:{diff_id}: its files have other bytes than it came with");
+    Error::new(Kind::Corrupt, what).hint("pull or load the image again, and see `tare image verify`")
+}
+
+/// A layer's tar as its recipe makes it. At its end it says whether these were the right bytes.
+struct Checked {
+    tar: Following,
+    hasher: Hasher,
+    digest: Digest,
+}
+
+impl Read for Checked {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.tar.read(into)?;
+        self.hasher.update(&into[..n]);
+        if n == 0 && !into.is_empty() && self.hasher.clone().finish() != self.digest {
+            return Err(io::Error::other(other_bytes(self.digest.hex())));
+        }
+        Ok(n)
     }
 }
 

@@ -136,7 +136,7 @@ impl ImageStore {
                     unpack::unpack(reader, tree, pending.folder.as_fd(), Content::Root, limits, counter)
                 })
                 .doing(|| "start a thread")?;
-            let passed = input::pass(archive, &blob, writer, limits, &progress);
+            let passed = input::pass(archive, Some(&blob), writer, limits, &progress);
             let unpacked = unpacking
                 .join()
                 .unwrap_or_else(|_| Err(Error::new(Kind::Kernel, "the thread that unpacks broke off")));

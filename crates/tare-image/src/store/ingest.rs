@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! ingest/<blob hex>/    0700; flocked by the process that fills it
-//!   blob                its bytes so far, as they came
+//!   blob                its bytes so far, as they came; or, of a plain layer whose source is at hand,
+//!   recipe              how to make them again from the tree
 //!   tree/               what they unpack to; begun anew by each process
 //! ```
 //!
@@ -28,6 +29,8 @@ use crate::unpack::{self, Content, Limits, Unpacked, pipe, removal};
 
 /// The folder of all of them.
 pub(super) const INGEST: &str = "ingest";
+/// The file that is there in place of the blob.
+pub(super) const RECIPE: &str = "recipe";
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// How often a layer's bytes are asked for again, in a row, without [`PROGRESS`].
@@ -44,6 +47,13 @@ pub(super) struct Ingest {
     name: String,
     parent: OwnedFd,
     folder: OwnedFd,
+}
+
+/// What of a layer's blob goes into the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Blob,
+    Recipe,
 }
 
 /// What is wanted of a source.
@@ -128,14 +138,21 @@ impl Ingest {
         tell: &(dyn Fn(LayerState) -> Result<()> + Sync),
     ) -> Result<Unpacked> {
         let resumed = self.have()? > 0;
-        match self.fill_once(source, wanted, limits, tell) {
+        // The tree and its recipe say all of a plain layer. They are nothing to go on with, though, if it breaks off.
+        let by_recipe = !resumed && wanted.digest == wanted.diff_id && source.is_at_hand();
+        let fill = |kept| self.fill_once(source, wanted, limits, kept, tell);
+        let filled = match fill(if by_recipe { Kept::Recipe } else { Kept::Blob }) {
             Err(err) if resumed && err.kind() == Kind::Corrupt => {
-                self.throw_away()?;
-                self.fill_once(source, wanted, limits, tell)
+                self.throw_away().and_then(|()| fill(Kept::Blob))
             }
-            result => result,
-        }
-        .inspect_err(|err| {
+            // Its archive has something twice, and the tree only the last of it.
+            Ok(None) => fill(Kept::Blob),
+            filled => filled,
+        };
+        let filled = filled.and_then(|unpacked| {
+            unpacked.ok_or_else(|| Error::new(Kind::Kernel, "a layer with its blob wants no recipe"))
+        });
+        filled.inspect_err(|err| {
             // The error says more than a failure to remove something would.
             let _ = match err.kind() {
                 // What is wrong is nothing to go on with, and what has filled the disk must not go on to fill it.
@@ -146,30 +163,38 @@ impl Ingest {
         })
     }
 
+    /// `None`: the recipe is good for nothing.
     fn fill_once(
         &self,
         source: &dyn Source,
         wanted: Wanted<'_>,
         limits: &Limits,
+        kept: Kept,
         tell: &(dyn Fn(LayerState) -> Result<()> + Sync),
-    ) -> Result<Unpacked> {
-        let blob_path = self.path.join("blob");
-        let blob = File::options()
+    ) -> Result<Option<Unpacked>> {
+        removal::remove(&self.folder, RECIPE.as_ref())?;
+        let path = self.path.join(if kept == Kept::Blob { "blob" } else { RECIPE });
+        let file = File::options()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&blob_path)
-            .doing(|| format!("open({blob_path:?}, O_CREAT)"))?;
+            .open(&path)
+            .doing(|| format!("open({path:?}, O_CREAT)"))?;
         let mut have = self.have()?;
         if have > wanted.size {
-            blob.set_len(0).doing(|| format!("ftruncate({blob_path:?})"))?;
+            file.set_len(0).doing(|| format!("ftruncate({path:?})"))?;
             have = 0;
         }
-        let kept = File::open(&blob_path).doing(|| format!("open({blob_path:?})"))?;
+        let before = File::open(&path).doing(|| format!("open({path:?})"))?;
+        let (blob, recipe) = match kept {
+            Kept::Blob => (Some(file), None),
+            Kept::Recipe => (None, Some(file)),
+        };
         let tree = self.new_tree()?;
         let rest = Resuming { source, wanted, at: have, inner: None, failures: 0, since: have };
         // What is there already is read, hashed and written over itself: the same way for every byte.
-        let archive = kept.take(have).chain(rest);
+        let archive = before.take(have).chain(rest);
         let entries = AtomicU64::new(0);
         let stopped = std::cell::RefCell::new(None);
         let progress = |bytes_in: u64, _: u64| {
@@ -189,10 +214,15 @@ impl Ingest {
             let unpacking = std::thread::Builder::new()
                 .name("tare-unpack".to_owned())
                 .spawn_scoped(scope, move || {
-                    unpack::unpack(reader, tree, folder, Content::Layer, limits, counter)
+                    let (content, into) = (Content::Layer, tree);
+                    match recipe {
+                        Some(file) => unpack::unpack_with_recipe(reader, into, folder, file, limits, counter),
+                        None => unpack::unpack(reader, into, folder, content, limits, counter)
+                            .map(|unpacked| (unpacked, true)),
+                    }
                 })
                 .doing(|| "start a thread")?;
-            let passed = input::pass(archive, &blob, writer, limits, &progress);
+            let passed = input::pass(archive, blob.as_ref(), writer, limits, &progress);
             let unpacked = unpacking
                 .join()
                 .unwrap_or_else(|_| Err(Error::new(Kind::Kernel, "the thread that unpacks broke off")));
@@ -201,7 +231,7 @@ impl Ingest {
         if let Some(err) = stopped.into_inner() {
             return Err(err);
         }
-        let (passed, unpacked) = match (passed, unpacked) {
+        let (passed, (unpacked, is_whole)) = match (passed, unpacked) {
             // The reading side's own error comes first: the other side only saw the bytes stop.
             (Err(err), _) | (_, Err(err)) => return Err(err),
             (Ok(Some(passed)), Ok(unpacked)) => (passed, unpacked),
@@ -210,7 +240,7 @@ impl Ingest {
             }
         };
         check(&passed, wanted)?;
-        Ok(unpacked)
+        Ok(is_whole.then_some(unpacked))
     }
 
     /// Removes it: the layer is in the store now, or its bytes are of no use.
@@ -228,6 +258,7 @@ impl Ingest {
 
     fn throw_away(&self) -> Result<()> {
         removal::remove(&self.folder, "blob".as_ref())?;
+        removal::remove(&self.folder, RECIPE.as_ref())?;
         removal::remove(&self.folder, "tree".as_ref())
     }
 

@@ -16,13 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tare_sys::{Context, Error, Kind, Result};
 
-use super::ingest::{Ingest, Wanted};
+use super::ingest::{Ingest, RECIPE, Wanted};
 use super::pending::Pending;
 use super::verify::folder;
 use super::{Blob, Image, ImageStore, RunRecord, compare, files, index, record};
 use crate::config::{self, Described, HistoryLine};
 use crate::digest::Digest;
-use crate::layout;
 use crate::reference::Reference;
 use crate::unpack::Limits;
 
@@ -32,6 +31,11 @@ pub trait Source: Sync {
     ///
     /// Errors are worth another try, with the same or a later `from`.
     fn blob(&self, digest: &Digest, size: u64, from: u64) -> Result<Box<dyn Read + '_>>;
+
+    /// Whether its bytes can be read again at no cost.
+    fn is_at_hand(&self) -> bool {
+        false
+    }
 }
 
 /// An image's documents, byte for byte, and what they say of its layers. Whoever makes one has checked the bytes
@@ -98,7 +102,11 @@ const ROUNDS: u32 = 5;
 
 impl Source for ImageStore {
     fn blob(&self, digest: &Digest, _size: u64, from: u64) -> Result<Box<dyn Read + '_>> {
-        layout::read_from(&self.blob_path(digest), from)
+        self.read_blob(digest, from)
+    }
+
+    fn is_at_hand(&self) -> bool {
+        true
     }
 }
 
@@ -247,9 +255,9 @@ impl ImageStore {
             .collect();
         let mut missing = Vec::new();
         for wanted in wanted.values() {
-            if !self.holds(wanted) {
+            if !self.holds(wanted)? {
                 let ingest = Ingest::open(self, wanted.digest, &|| tell(wanted.digest, LayerState::Waiting))?;
-                if !self.holds(wanted) {
+                if !self.holds(wanted)? {
                     tell(wanted.digest, LayerState::Queued { total: wanted.size });
                     missing.push((*wanted, ingest));
                     continue;
@@ -300,20 +308,29 @@ impl ImageStore {
         rustix::fs::syncfs(&documents.folder).doing(|| format!("syncfs({:?})", documents.path))?;
         let lock = self.lock()?;
         let is_missing = |digest: &Digest| missing.iter().any(|(wanted, _)| wanted.digest == digest);
-        if layers.iter().any(|wanted| !is_missing(wanted.digest) && !self.holds(wanted)) {
-            return Ok(None);
+        for wanted in layers.iter().filter(|wanted| !is_missing(wanted.digest)) {
+            if !self.holds(wanted)? {
+                return Ok(None);
+            }
         }
         self.put_in_place(missing, &wrong, &documents)?;
         self.publish(image, names, options.origin, &lock).map(Some)
     }
 
     /// Whether a layer and its blob are here, which they are only whole.
-    fn holds(&self, wanted: &Wanted<'_>) -> bool {
+    fn holds(&self, wanted: &Wanted<'_>) -> Result<bool> {
         let (blob, layer) = (wanted.digest.hex(), wanted.diff_id.hex());
-        self.layer_path(layer).exists()
-            && (self.blob_path(wanted.digest).exists() || self.recipe_path(layer).exists())
-            && !self.is_damaged(blob)
-            && !self.is_damaged(layer)
+        if !self.layer_path(layer).exists() || self.is_damaged(blob) || self.is_damaged(layer) {
+            return Ok(false);
+        }
+        if self.blob_path(wanted.digest).exists() {
+            return Ok(true);
+        }
+        // A recipe makes a plain layer as it was. In place of another blob it is good enough only for an image that was
+        // compacted: its owner wanted it so.
+        let compacted = |image: &Image| image.layer_blobs.contains(wanted.digest);
+        Ok(self.recipe_path(layer).exists()
+            && (wanted.digest == wanted.diff_id || self.images()?.iter().any(compacted)))
     }
 
     fn put_in_place(
@@ -332,11 +349,17 @@ impl ImageStore {
             Ok::<_, Error>(())
         };
         for (wanted, ingest) in layers {
-            let blob = ingest.path.join("blob");
-            std::fs::set_permissions(&blob, std::fs::Permissions::from_mode(0o444))
-                .doing(|| format!("chmod({blob:?})"))?;
-            rename(blob, self.blob_path(wanted.digest), wanted.digest.hex())?;
             let layer = wanted.diff_id.hex();
+            let (blob, recipe) = (ingest.path.join("blob"), ingest.path.join(RECIPE));
+            if recipe.exists() {
+                files::make_folder(&self.root.join("recipes"), 0o700)?;
+                let to = self.recipe_path(layer);
+                std::fs::rename(&recipe, &to).doing(|| format!("rename({recipe:?}, {to:?})"))?;
+            } else {
+                std::fs::set_permissions(&blob, std::fs::Permissions::from_mode(0o444))
+                    .doing(|| format!("chmod({blob:?})"))?;
+                rename(blob, self.blob_path(wanted.digest), wanted.digest.hex())?;
+            }
             let (from, to) = (ingest.path.join("tree"), self.layer_path(layer));
             if wrong.contains(layer) {
                 // The damaged one goes with the ingest's folder.
@@ -346,7 +369,6 @@ impl ImageStore {
             } else if !to.exists() {
                 std::fs::rename(&from, &to).doing(|| format!("rename({from:?}, {to:?})"))?;
             }
-            self.unmark(layer)?;
         }
         for name in ["config", "manifest"] {
             let path = documents.path.join(name);
@@ -355,7 +377,19 @@ impl ImageStore {
             rename(path, self.blob_path(&digest), digest.hex())?;
         }
         files::sync_folder(&self.root.join("blobs/sha256"))?;
-        files::sync_folder(&self.root.join("layers"))
+        files::sync_folder(&self.root.join("layers"))?;
+        let by_recipe = |wanted: &Wanted<'_>| self.recipe_path(wanted.diff_id.hex()).exists();
+        if layers.iter().any(|(wanted, _)| by_recipe(wanted)) {
+            files::sync_folder(&self.root.join("recipes"))?;
+            files::sync_folder(&self.root)?;
+        }
+        // Only now that its recipe is on the disk, a damaged blob can go.
+        for (wanted, _) in layers.iter().filter(|(wanted, _)| by_recipe(wanted)) {
+            if self.is_damaged(wanted.digest.hex()) {
+                files::remove(&self.blob_path(wanted.digest))?;
+            }
+        }
+        layers.iter().try_for_each(|(wanted, _)| self.unmark(wanted.diff_id.hex()))
     }
 
     /// Of layers that came anew because something of them was damaged: those whose tree here is another.

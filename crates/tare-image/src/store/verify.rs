@@ -6,14 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{Mode, OFlags};
 use tare_sys::{Context, Kind, Result};
 
-use super::compact::Hashing;
+use super::compact::{Hashing, copy};
 use super::pending::Pending;
 use super::{Image, ImageStore, compare, files};
 use crate::digest::{Digest, Hasher};
@@ -38,8 +38,7 @@ impl ImageStore {
     /// Looks at every blob of an image and at every layer. `seen` has what was looked at for other images. What is
     /// damaged is marked, and what is whole again is not any more.
     ///
-    /// A layer whose blob was dropped ([`compact`](ImageStore::compact)) has the bytes of its files looked at; there is
-    /// nothing to compare owners and modes with.
+    /// Of a layer without a blob the tar is looked at that its recipe makes, which has the owners and modes, too.
     ///
     /// Errors: those of the disk; damage is none.
     pub fn verify(&self, image: &Image, seen: &mut BTreeSet<String>) -> Result<Vec<Damage>> {
@@ -69,13 +68,21 @@ impl ImageStore {
         match self.hash(blob)? {
             Some(digest) if digest == *blob => {
                 self.judge(blob, false, None, found)?;
-                let what = self.compare_with_blob(diff_id, blob)?;
+                // What was taken in once is within what somebody allowed.
+                let limits = Limits { ratio: u64::MAX, ..Limits::default() };
+                let what = self.compare_with(diff_id, &|| {
+                    let file = File::open(self.blob_path(blob)).doing(|| format!("open blob {blob}"))?;
+                    recipe::tar_of(file, &limits)
+                })?;
                 self.judge(&layer, true, what, found)
             }
             Some(_) => self.judge(blob, false, Some("its bytes have another digest".to_owned()), found),
             None if self.recipe_path(diff_id).exists() => {
                 let what = match self.hash_by_recipe(diff_id) {
-                    Ok(digest) if digest == layer => None,
+                    Ok(digest) if digest == layer => self.compare_with(diff_id, &|| {
+                        let tar = self.by_recipe(diff_id)?;
+                        Ok(Box::new(BufReader::with_capacity(128 << 10, tar)))
+                    })?,
                     Ok(_) => Some("the bytes of its files have another digest".to_owned()),
                     Err(err) if err.kind() == Kind::Corrupt => Some(err.to_string()),
                     Err(err) => return Err(err),
@@ -86,8 +93,12 @@ impl ImageStore {
         }
     }
 
-    /// Unpacks the blob once more and compares.
-    fn compare_with_blob(&self, diff_id: &str, blob: &Digest) -> Result<Option<String>> {
+    /// Unpacks the layer once more and compares.
+    fn compare_with(
+        &self,
+        diff_id: &str,
+        tar: &dyn Fn() -> Result<Box<dyn BufRead>>,
+    ) -> Result<Option<String>> {
         let pending = {
             let lock = self.lock()?;
             Pending::create(self, &lock)?
@@ -97,12 +108,8 @@ impl ImageStore {
         for (name, content) in [("tree", Content::Layer), ("root", Content::Root)] {
             let path = pending.path.join(name);
             files::make_folder(&path, 0o700)?;
-            let file = File::open(self.blob_path(blob)).doing(|| format!("open blob {blob}"))?;
-            // What was taken in once is within what somebody allowed.
-            let limits = Limits { ratio: u64::MAX, ..Limits::default() };
-            let tar = recipe::tar_of(file, &limits)?;
-            let entries = AtomicU64::new(0);
-            unpack::unpack(tar, folder(&path)?, pending.folder.as_fd(), content, &limits, &entries)?;
+            let (limits, entries) = (Limits::default(), AtomicU64::new(0));
+            unpack::unpack(tar()?, folder(&path)?, pending.folder.as_fd(), content, &limits, &entries)?;
             let tree = match folder(&self.layer_path(diff_id)) {
                 Err(err) if err.kind() == Kind::NotFound => return Ok(Some("it is gone".to_owned())),
                 tree => tree?,
@@ -132,7 +139,7 @@ impl ImageStore {
 
     fn hash_by_recipe(&self, diff_id: &str) -> Result<Digest> {
         let mut hashing = Hashing::new(std::io::sink());
-        self.follow_recipe(diff_id, &mut hashing)?;
+        copy(&mut self.by_recipe(diff_id)?, &mut hashing)?;
         Ok(hashing.end().1)
     }
 

@@ -23,11 +23,11 @@ pub(crate) struct Passed {
     pub(crate) diff_id: Digest,
 }
 
-/// Sends the tar stream inside `archive` into the pipe and keeps the bytes as they came in `keep`. `progress`
-/// hears of bytes in and out. `None` where the pipe's reader is gone: it has the error.
+/// Sends the tar stream inside `archive` into the pipe and keeps the bytes as they came in `keep`, if they are to be
+/// kept. `progress` hears of bytes in and out. `None` where the pipe's reader is gone: it has the error.
 pub(crate) fn pass(
     archive: impl Read,
-    keep: &File,
+    keep: Option<&File>,
     to: PipeWriter,
     limits: &Limits,
     progress: &dyn Fn(u64, u64),
@@ -137,10 +137,10 @@ fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(have)
 }
 
-/// The archive, with a copy kept of every byte that passes.
+/// The archive, with a copy kept of every byte that passes, if it is to be kept.
 struct Source<'a, R> {
     archive: R,
-    keep: &'a File,
+    keep: Option<&'a File>,
     /// `None` where the stream itself is hashed.
     hasher: Option<Hasher>,
     taken: &'a Cell<u64>,
@@ -161,9 +161,10 @@ impl<R: Read> Read for Source<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.archive.read(into)?;
         let bytes = &into[..n];
-        let mut keep = self.keep;
-        // An error of our own disk, not of the archive: told apart by its type in `name_error`.
-        keep.write_all(bytes).doing(|| "write the archive to the store").map_err(io::Error::other)?;
+        if let Some(mut keep) = self.keep {
+            // An error of our own disk, not of the archive: told apart by its type in `name_error`.
+            keep.write_all(bytes).doing(|| "write the archive to the store").map_err(io::Error::other)?;
+        }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
         }

@@ -14,6 +14,7 @@ use super::archive::Archive;
 use super::attributes::{self, Folders};
 use super::entry::{Attributes, Entry, EntryKind, EntryPath, as_path, show};
 use super::{Content, Unpacked, removal, whiteout};
+use crate::recipe::Recording;
 
 /// Folders kept open. Archives go through a tree in order, so few are enough.
 const OPEN_FOLDERS: usize = 16;
@@ -34,13 +35,20 @@ pub(super) struct Tree {
     late: Vec<(EntryPath, EntryPath)>,
     /// Bytes of memory they take.
     late_bytes: usize,
+    /// Who writes down how to make the archive again.
+    recording: Option<Recording>,
 }
 
 /// Bytes of paths of hard links that may wait for what they link to.
 const LATE: usize = 4 << 20;
 
 impl Tree {
-    pub(super) fn new(into: OwnedFd, scratch: BorrowedFd<'_>, content: Content) -> Result<Tree> {
+    pub(super) fn new(
+        into: OwnedFd,
+        scratch: BorrowedFd<'_>,
+        content: Content,
+        recording: Option<Recording>,
+    ) -> Result<Tree> {
         let mut folders = Folders::new(scratch)?;
         // An archive need not have an entry for the root of its tree.
         let attributes = Attributes { mode: 0o755, ..Attributes::default() };
@@ -54,6 +62,7 @@ impl Tree {
             content,
             late: Vec::new(),
             late_bytes: 0,
+            recording,
         })
     }
 
@@ -90,6 +99,7 @@ impl Tree {
                     }
                     made => made.doing(|| format!("mkdirat({}, {name:?})", fd_name(&*folder)))?,
                 }
+                self.must_be_readable(entry.attributes.mode, 0o500);
                 self.folders.push(&entry.path, &entry.attributes)
             }
             EntryKind::File => {
@@ -270,7 +280,21 @@ impl Tree {
     fn clear(&mut self, folder: &OwnedFd, name: &OsStr) -> Result<()> {
         // An open folder may lie within, or be reached through it.
         self.open.clear();
+        self.spoil_recipe();
         removal::remove(folder, name)
+    }
+
+    fn spoil_recipe(&self) {
+        if let Some(recording) = &self.recording {
+            recording.spoil();
+        }
+    }
+
+    /// What its owner may not read, nobody but root can make an archive of.
+    fn must_be_readable(&self, mode: u32, bits: u32) {
+        if !self.root_user && mode & bits != bits {
+            self.spoil_recipe();
+        }
     }
 
     /// Runs `make`; where the name is taken, once more after removing what has it.
@@ -308,7 +332,15 @@ impl Tree {
             rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(created))
         })?;
         match &entry.sparse {
-            None => archive.copy_data(|chunk| write_all(&fd, chunk))?,
+            None => {
+                let mut copy = || archive.copy_data(|chunk| write_all(&fd, chunk));
+                match &self.recording {
+                    Some(recording) if entry.size > 0 => {
+                        recording.file(entry.path.bytes(), entry.size, copy)?;
+                    }
+                    _ => copy()?,
+                }
+            }
             Some(map) => {
                 let mut spread = map.spread();
                 archive.copy_data(|chunk| spread.write(chunk, |at, bytes| write_all_at(&fd, at, bytes)))?;
@@ -317,6 +349,7 @@ impl Tree {
                     .doing(|| format!("ftruncate({}, {})", fd_name(&fd), map.size))?;
             }
         }
+        self.must_be_readable(wanted, 0o400);
         self.own(&fd, &entry.attributes)?;
         if created & !self.umask != wanted {
             rustix::fs::fchmod(&fd, Mode::from_raw_mode(wanted))

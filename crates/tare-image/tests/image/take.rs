@@ -11,7 +11,7 @@ use tare_image::store::{Blob, Incoming, LayerState, Source, TakeOptions};
 use tare_image::{Compression, Digest, Image, Platform, Reference};
 use tare_sys::{Error, Kind, Result};
 
-use crate::archive::{Place, Tar};
+use crate::archive::{Entry, Place, Tar, names};
 
 /// An image with its layers in memory.
 struct Remote {
@@ -361,4 +361,123 @@ fn a_whiteout_that_means_nothing_or_leads_away_is_refused() {
     let layer = Tar::new().symlink("out", "/canary").dir("canary").file("out/.wh.passwd", b"").end();
     Remote::new(&[layer]).take(&place, "inside").unwrap();
     place.assert_canary("whiteouts through links");
+}
+
+/// Takes in an image of one layer from a file, as Docker saves it.
+fn load_one(place: &Place, layer: &[u8]) -> Image {
+    let config = serde_json::json!({
+        "architecture": Platform::host().architecture, "os": "linux",
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(layer)] },
+    });
+    let lines = serde_json::json!([{ "Config": "c.json", "RepoTags": ["plain:1"], "Layers": ["layer.tar"] }]);
+    let archive = Tar::new()
+        .file("c.json", config.to_string().as_bytes())
+        .file("manifest.json", lines.to_string().as_bytes())
+        .file("layer.tar", layer)
+        .end();
+    let mut file: File = tempfile::tempfile().unwrap();
+    file.write_all(&archive).unwrap();
+    let mut archive = ImageArchive::open(file).unwrap();
+    let [found] = &archive.images(&Platform::host()).unwrap()[..] else { panic!("one image") };
+    place.store.take(&found.incoming, &archive, &found.names, &TakeOptions::default()).unwrap()
+}
+
+/// The layer of an image, as it is saved.
+fn saved_layer(place: &Place, image: &Image) -> Vec<u8> {
+    let mut layer = Vec::new();
+    let mut from = place.store.blob(&image.layer_blobs[0], 0, 0).unwrap();
+    from.read_to_end(&mut layer).unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    save(&place.store, &[Saved { image: image.clone(), names: Vec::new() }], &file).unwrap();
+    let mut archive = Vec::new();
+    io::Seek::rewind(&mut file).unwrap();
+    file.read_to_end(&mut archive).unwrap();
+    assert!(archive.windows(layer.len()).any(|part| part == layer), "what is saved has another layer");
+    layer
+}
+
+#[test]
+fn a_plain_layer_from_a_file_is_kept_once_and_read_as_it_was() {
+    let long = "a-name-of-many-letters/".repeat(10);
+    let mut layer = Tar::new()
+        .dir("d")
+        .file("d/data", &noise(300_000))
+        .file("d/empty", b"")
+        .file("d/short", b"short")
+        .hard_link("d/again", "d/data")
+        .symlink("to", "d")
+        .file("to/through-a-link", b"there")
+        .file(".wh.gone", b"")
+        .add(Entry {
+            name: b"x",
+            data: b"long",
+            pax: &[("path", format!("{long}x").as_bytes())],
+            ..Entry::default()
+        })
+        .end();
+    // What comes after the end belongs to the layer all the same.
+    layer.resize(layer.len().next_multiple_of(10_240), 0);
+    layer.extend_from_slice(b"behind");
+    let place = Place::new();
+    let image = load_one(&place, &layer);
+    assert_eq!(names(&place.root().join("recipes")), image.layers);
+    assert_eq!(names(&place.root().join("blobs/sha256")).len(), 2, "a configuration and a manifest");
+    assert!(saved_layer(&place, &image) == layer);
+    for from in [1, 1000, layer.len() as u64] {
+        let mut rest = Vec::new();
+        place.store.blob(&image.layer_blobs[0], 0, from).unwrap().read_to_end(&mut rest).unwrap();
+        assert!(rest == layer[from as usize..], "from {from}");
+    }
+    assert_eq!(place.store.verify(&image, &mut Default::default()).unwrap(), []);
+    assert_eq!(place.store.whole_image_of("plain:1").unwrap(), image);
+
+    // With other owners, or other bytes, it is not what it was.
+    let data = place.store.layer_path(&image.layers[0]).join("d/short");
+    std::os::unix::fs::chown(&data, Some(7), None).unwrap();
+    let damage = place.store.verify(&image, &mut Default::default()).unwrap();
+    assert!(damage[0].unpacked && damage[0].what.contains("short"), "{damage:?}");
+    std::fs::write(&data, "SHORT").unwrap();
+    let mut bytes = Vec::new();
+    let read = place.store.blob(&image.layer_blobs[0], 0, 0).unwrap().read_to_end(&mut bytes);
+    assert!(read.unwrap_err().to_string().contains("other bytes"));
+    save(&place.store, &[Saved { image: image.clone(), names: Vec::new() }], io::sink()).unwrap_err();
+    let image = load_one(&place, &layer);
+    assert_eq!(place.store.verify(&image, &mut Default::default()).unwrap(), []);
+    assert!(saved_layer(&place, &image) == layer);
+
+    // It goes with all it has.
+    place.store.remove("plain:1").unwrap();
+    assert_eq!(names(&place.root().join("recipes")).len() + names(&place.root().join("layers")).len(), 0);
+}
+
+#[test]
+fn a_plain_layer_that_has_something_twice_keeps_its_blob() {
+    let place = Place::new();
+    for layer in [
+        Tar::new().file("a", b"first").file("a", b"second").end(),
+        Tar::new().file("a", b"first").hard_link("b", "a").file("b", b"second").end(),
+        Tar::new().file("d/a", b"first").file("d", b"second").end(),
+        Tar::new().file(".wh.a", b"").file("a", b"it is here").end(),
+    ] {
+        let image = load_one(&place, &layer);
+        assert!(saved_layer(&place, &image) == layer);
+        assert_eq!(names(&place.root().join("recipes")).len(), 0);
+        place.store.remove("plain:1").unwrap();
+    }
+}
+
+#[test]
+fn a_compressed_blob_comes_even_if_its_layer_is_there_from_a_plain_one() {
+    let place = Place::new();
+    let layer = Tar::new().file("one", &noise(10_000)).end();
+    load_one(&place, &layer);
+    let remote = Remote::new(std::slice::from_ref(&layer));
+    let image = remote.take(&place, "example.org/packed:1").unwrap();
+    assert_eq!(remote.sent.load(Ordering::Relaxed), remote.size());
+    assert!(place.root().join("blobs/sha256").join(image.layer_blobs[0].hex()).exists());
+    // Each of the two has what it needs.
+    place.store.remove("example.org/packed:1").unwrap();
+    place.store.collect().unwrap();
+    let plain = place.store.image_of("plain:1").unwrap();
+    assert!(saved_layer(&place, &plain) == layer);
 }
