@@ -29,6 +29,7 @@ pub mod process;
 pub mod registry;
 pub mod resolver;
 pub mod terminal;
+pub mod user;
 
 pub use bundle::{Bundle, Receiver};
 pub use command::{Outcome, Running, Tare};
@@ -36,3 +37,4 @@ pub use host::Host;
 pub use patience::stretched;
 pub use process::eventually;
 pub use terminal::Terminal;
+pub use user::User;

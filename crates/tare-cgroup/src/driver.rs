@@ -195,6 +195,20 @@ impl Cgroup {
     }
 }
 
+/// The controllers that the systemd of the user who calls may hand down; none where there is no such, or it is out of
+/// reach.
+pub fn delegated_to_user(on: &Hierarchies) -> Vec<String> {
+    if on.version() == Version::V1 {
+        // systemd delegates no v1 tree to users.
+        return Vec::new();
+    }
+    let root = Systemd::connect(true).and_then(|mut systemd| systemd.root());
+    let Ok(root) = root else { return Vec::new() };
+    let file = format!("{}/cgroup.controllers", on.dir("", &clean(Path::new(&format!("/{root}")))));
+    let words = crate::control::read(on.root(), &file).unwrap_or_default();
+    words.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
 /// Where the cgroup is to be, relative to the root of the hierarchy.
 fn place(version: Version, path: Option<&str>, id: &str) -> Result<String> {
     let path = Path::new(path.unwrap_or(id));

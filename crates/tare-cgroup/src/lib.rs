@@ -39,7 +39,7 @@ mod systemd;
 mod tree;
 
 pub use cgroup::Cgroup;
-pub use driver::{Driver, Location};
+pub use driver::{Driver, Location, delegated_to_user};
 pub use entrance::{Admission, Entrance};
 pub use hierarchy::{Hierarchies, Version};
 pub use oci_stats::{

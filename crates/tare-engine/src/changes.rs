@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use tare_sys::path::{Root, fd_name};
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result, rootless};
 
 use crate::engine::{Engine, need_root};
 use crate::root::open_folder;
@@ -145,7 +145,7 @@ fn open(root: &Root, path: &Path) -> Result<Option<OwnedFd>> {
 
 fn is_opaque(folder: &OwnedFd) -> bool {
     let mut value = [0; 1];
-    rustix::fs::fgetxattr(folder, "trusted.overlay.opaque", &mut value)
+    rustix::fs::fgetxattr(folder, rootless::opaque_attribute(), &mut value)
         .is_ok_and(|length| value[..length] == *b"y")
 }
 

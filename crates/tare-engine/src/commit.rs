@@ -101,7 +101,7 @@ struct Pause(Option<Cgroup>);
 
 impl Pause {
     fn begin(record: &Record) -> Result<Pause> {
-        let cgroup = Cgroup::open(&Hierarchies::discover()?, &record.cgroup);
+        let cgroup = crate::cgroup::open(&Hierarchies::discover()?, record);
         if cgroup.is_frozen()? {
             // Somebody else paused it, and will let it go on.
             return Ok(Pause(None));

@@ -68,6 +68,9 @@ pub struct Record {
     pub command: Vec<String>,
     /// The cgroup, within each hierarchy.
     pub cgroup: PathBuf,
+    /// The unit of the user's systemd that it is, for an ordinary user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_unit: Option<String>,
     /// Signal that asks it to stop.
     pub stop_signal: i32,
     /// What the image said about running it.

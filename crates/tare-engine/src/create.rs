@@ -9,7 +9,7 @@ use std::path::Path;
 use tare_cgroup::Hierarchies;
 use tare_image::{ImageConfig, Platform};
 use tare_sys::time::Moment;
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result, rootless};
 
 use crate::container::{Folders, Lock, Record, Roots, Status};
 use crate::engine::{Engine, need_root};
@@ -68,7 +68,7 @@ impl Engine {
         volume::resolve(&self.roots, &mut wanted)?;
         self.resolve_images(&mut wanted)?;
         facts.mounts = wanted.iter().map(|wanted| wanted.point.clone()).collect();
-        if matches!(sharing.user, Share::Host) {
+        if matches!(sharing.user, Share::Host) || rootless::is_on() {
             tare_runtime::exe::make_read_only()?;
         }
         let plan = policy::plan(&request, &says, &facts)?;
@@ -93,17 +93,17 @@ impl Engine {
         undo.name = Some(name.clone());
         crate::log::check(&policy::logging(&request, &id, &name)?)?;
         let volumes = volume::Claims::make(&self.roots, &folders, &wanted)?;
-        let parent = match request.host_config.cgroup_parent.as_str() {
-            "" => Path::new("/tare"),
-            parent => Path::new(parent),
-        };
+        let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let parent = &request.host_config.cgroup_parent;
+        let (cgroup, cgroup_unit) = crate::cgroup::place(&hierarchies, &id, parent, limits)?;
         let mut record = Record {
             name: name.clone(),
             created: Moment::now().to_string(),
             image_id: image.id,
             layers: image.layers,
             command: policy::command(&request.config, &says),
-            cgroup: Path::new("/").join(parent).join(&id),
+            cgroup,
+            cgroup_unit,
             stop_signal,
             id: id.clone(),
             request,

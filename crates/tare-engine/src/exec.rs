@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::PipeFlags;
-use tare_cgroup::Cgroup;
 use tare_runtime::launch::{Join, Joined, join};
 use tare_runtime::seccomp;
 use tare_runtime::user::UserRequest;
@@ -29,6 +28,7 @@ use crate::container::{Folders, Record, State, Status};
 use crate::engine::{Engine, not_running};
 use crate::events::Event;
 use crate::policy::{self, ImageSays, Plan};
+use crate::range::Range;
 use crate::{facts, stdio};
 
 /// What is to run.
@@ -99,7 +99,7 @@ impl Engine {
         }
         let mut plan = policy::plan(&record.request, &ImageSays::of(&record.image), &facts)?;
         if let Some(base) = status.base {
-            plan.map_ids(base)?;
+            plan.map_ids(Range::based(&self.roots.run, base).maps()?)?;
         }
         Ok(plan)
     }
@@ -123,7 +123,7 @@ fn start(
     let profile = plan.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = profile.map(seccomp::compile).transpose()?;
     let hierarchies = tare_cgroup::Hierarchies::discover()?;
-    let cgroup = Cgroup::open(&hierarchies, &record.cgroup);
+    let cgroup = crate::cgroup::open(&hierarchies, record);
     join(&Join {
         spec: &plan.spec,
         id: &record.id,

@@ -7,7 +7,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use rustix::fs::{FileType, major, minor};
 use serde_json::{Value, json};
 use tare_cgroup::{Hierarchies, Version};
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result, rootless};
 
 use crate::container::{Roots, State};
 use crate::list::Summary;
@@ -21,7 +21,9 @@ const LONGEST_PROFILE: u64 = 4 << 20;
 pub fn gather(request: &CreateRequest, hierarchies: &Hierarchies) -> Result<Facts> {
     let host = &request.host_config;
     let mut facts = Facts {
-        has_pids: hierarchies.has("pids"),
+        has_pids: has_pids(hierarchies),
+        rootless: rootless::is_on(),
+        one_id: rootless::has_one_id(),
         has_swap: host.memory > 0 && rustix::system::sysinfo().totalswap > 0,
         thermal: if host.privileged { Vec::new() } else { thermal() },
         ..Facts::default()
@@ -55,6 +57,13 @@ pub fn gather(request: &CreateRequest, hierarchies: &Hierarchies) -> Result<Fact
         facts.profile = Some(read_profile(&path)?);
     }
     Ok(facts)
+}
+
+fn has_pids(hierarchies: &Hierarchies) -> bool {
+    if rootless::is_on() {
+        return tare_cgroup::delegated_to_user(hierarchies).iter().any(|name| name == "pids");
+    }
+    hierarchies.has("pids")
 }
 
 /// The host's file of a time zone.
@@ -183,9 +192,15 @@ pub fn info(roots: &Roots, containers: &[Summary], images: usize) -> Value {
         "RunRoot": roots.run,
         "Name": text(uname.nodename()),
         "ServerVersion": env!("CARGO_PKG_VERSION"),
-        "SecurityOptions": ["name=seccomp,profile=builtin", "name=userns", "name=cgroupns", "name=timens"],
+        "SecurityOptions": security_options(),
         "Warnings": warnings,
     })
+}
+
+fn security_options() -> Vec<&'static str> {
+    let mut options = vec!["name=seccomp,profile=builtin", "name=userns", "name=cgroupns", "name=timens"];
+    options.extend(rootless::is_on().then_some("name=rootless"));
+    options
 }
 
 fn can_raise_limits() -> bool {
@@ -202,5 +217,8 @@ fn operating_system() -> String {
 
 /// The folders where everything is kept unless the caller says otherwise.
 pub fn default_roots() -> Roots {
+    if rootless::is_on() || !rustix::process::geteuid().is_root() {
+        return crate::machine::default_roots();
+    }
     Roots { state: PathBuf::from("/var/lib/tare"), run: PathBuf::from("/run/tare") }
 }

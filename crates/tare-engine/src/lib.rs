@@ -14,6 +14,7 @@
 mod attach;
 mod boot;
 mod carry;
+mod cgroup;
 mod changes;
 mod commit;
 mod container;
@@ -36,6 +37,7 @@ mod image_inspect;
 mod inspect;
 mod list;
 mod log;
+mod machine;
 mod monitor;
 mod name;
 mod name_server;
@@ -79,6 +81,8 @@ pub use image::{CompactedImage, ImageSummary, ImportRequest, PrunedImages, Verif
 pub use image_filter::ImageFilters;
 pub use list::{Filters, ListQuery, Size, Summary};
 pub use log::LogQuery;
+pub use machine::network_of as machine_network_of;
+pub use machine::{HOLDER, Network as MachineNetwork, enter, holder_main, recognize};
 pub use monitor::adopt::{NAME as MONITOR, main as monitor_main};
 pub use monitor::message::Exit;
 pub use network::NetworkSummary;

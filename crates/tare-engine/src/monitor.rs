@@ -293,7 +293,7 @@ impl Monitor {
             .and_then(|linux| linux.resources().as_ref())
             .ok_or_else(|| Error::new(Kind::Corrupt, "the plan has no resources"))?;
         crate::volume::mount_all(&self.roots, &self.record)?;
-        let cgroup = Cgroup::create(&prepared.hierarchies, &self.record.cgroup, resources)?;
+        let cgroup = crate::cgroup::create(&prepared.hierarchies, &self.record, resources)?;
         let launched = self.launch_in(&prepared, &cgroup, stdin, terminal_size);
         match launched {
             Ok(warnings) => {
@@ -563,7 +563,7 @@ impl Monitor {
     fn with_cgroup<T>(&self, work: impl FnOnce(&Cgroup) -> Result<T>) -> Result<T> {
         match &self.group {
             Some(cgroup) => work(cgroup),
-            None => work(&Cgroup::open(&Hierarchies::discover()?, &self.record.cgroup)),
+            None => work(&crate::cgroup::open(&Hierarchies::discover()?, &self.record)),
         }
     }
 

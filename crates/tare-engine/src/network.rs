@@ -310,8 +310,12 @@ impl Joined {
         })
     }
 
-    /// What in the host's own firewall keeps others from its published ports.
+    /// What keeps it from the world outside, or in the host's own firewall others from its published ports.
     pub fn obstacles(&self, roots: &Roots) -> Vec<String> {
+        let open = self.connections.iter().any(|connection| !connection.network.internal);
+        if let Some(obstacle) = open.then(|| crate::machine::obstacle(&roots.run)).flatten() {
+            return vec![obstacle];
+        }
         if self.reserved.is_empty() {
             return Vec::new();
         }

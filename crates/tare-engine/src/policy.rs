@@ -26,6 +26,7 @@ use tare_image::ImageConfig;
 use tare_runtime::user::UserRequest;
 use tare_sys::{Error, Kind, Result};
 
+use crate::range::IdMap;
 use crate::request::{Config, CreateRequest, Ulimit};
 
 pub use logging::{Keep, Logging, logging};
@@ -79,6 +80,10 @@ pub struct Facts {
     pub joined: Vec<(&'static str, PathBuf)>,
     /// Controllers of this host that matter for defaults.
     pub has_pids: bool,
+    /// An ordinary user's: the default limits are those that can be had.
+    pub rootless: bool,
+    /// There is no id but root's.
+    pub one_id: bool,
     /// The host has swap.
     pub has_swap: bool,
     /// Logical CPUs online.
@@ -132,11 +137,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Gives the container the id range that begins at `base`.
-    pub fn map_ids(&mut self, base: u32) -> Result<()> {
+    /// Gives the container these user and group ids.
+    pub fn map_ids(&mut self, [uids, gids]: [IdMap; 2]) -> Result<()> {
+        let mappings = |map: IdMap| map.into_iter().map(id_mapping).collect::<Result<Vec<_>>>();
         if let Some(linux) = self.spec.linux_mut() {
-            linux.set_uid_mappings(Some(vec![id_mapping(base)?]));
-            linux.set_gid_mappings(Some(vec![id_mapping(base)?]));
+            linux.set_uid_mappings(Some(mappings(uids)?));
+            linux.set_gid_mappings(Some(mappings(gids)?));
         }
         Ok(())
     }
@@ -352,11 +358,11 @@ fn time_offset(nanoseconds: i64) -> Result<LinuxTimeOffset> {
         .map_err(spec_error)
 }
 
-fn id_mapping(base: u32) -> Result<LinuxIdMapping> {
+fn id_mapping((inside, outside, count): (u32, u32, u32)) -> Result<LinuxIdMapping> {
     LinuxIdMappingBuilder::default()
-        .container_id(0u32)
-        .host_id(base)
-        .size(crate::range::SIZE)
+        .container_id(inside)
+        .host_id(outside)
+        .size(count)
         .build()
         .map_err(spec_error)
 }

@@ -7,17 +7,23 @@
 //! `mkdir` is the claim, so two claimants cannot both have it. The pool lies where nobody else hands out
 //! ids: above what `useradd` gives to users (up to 600,100,000) and what systemd-nspawn takes (524,288 to
 //! 1,879,048,191), below 2^31 (systemd: docs/UIDS-GIDS.md).
+//!
+//! The containers of an ordinary user all have the ids of the user's [machine](crate::machine): there are no others to
+//! give. Nothing is claimed then, and the base is 0.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result, rootless};
 
 /// Ids of one range.
 pub const SIZE: u32 = 65_536;
 const FIRST: u32 = 0x7000_0000;
 const COUNT: u32 = 0x7FFE - 0x7000;
+
+/// The first id inside, the first outside, and how many.
+pub type IdMap = Vec<(u32, u32, u32)>;
 
 /// A range, held until [`release`](Range::release).
 #[derive(Clone, Debug)]
@@ -30,6 +36,9 @@ pub struct Range {
 impl Range {
     /// Claims a free range. `random` says where the search begins, so that claimants rarely meet.
     pub fn claim(run: &Path, id: &str, random: u32) -> Result<Range> {
+        if rootless::is_on() {
+            return Ok(Range::based(run, 0));
+        }
         for step in 0..COUNT {
             let n = (random % COUNT + step) % COUNT;
             let range = Range::numbered(run, n);
@@ -64,6 +73,9 @@ impl Range {
 
     /// The range with this base, without claiming it.
     pub fn based(run: &Path, base: u32) -> Range {
+        if base == 0 {
+            return Range { folder: PathBuf::new(), base };
+        }
         Range::numbered(run, base.saturating_sub(FIRST) / SIZE)
     }
 
@@ -75,13 +87,30 @@ impl Range {
         }
     }
 
+    /// The id maps of a container with it: pairs of the first id inside, the first outside, and how many.
+    pub fn maps(&self) -> Result<[IdMap; 2]> {
+        if self.base != 0 {
+            return Ok([vec![(0, self.base, SIZE)], vec![(0, self.base, SIZE)]]);
+        }
+        let same = |file: &str| -> Result<IdMap> {
+            Ok(crate::machine::ids(file)?.into_iter().map(|(first, count)| (first, first, count)).collect())
+        };
+        Ok([same("/proc/self/uid_map")?, same("/proc/self/gid_map")?])
+    }
+
     fn hold(&self, id: &str) -> Result<()> {
+        if self.base == 0 {
+            return Ok(());
+        }
         let path = self.folder.join(id);
         fs::File::create(&path).map(drop).doing(|| format!("create {}", path.display()))
     }
 
     /// Lets go of it; done twice, or with nothing held, it does nothing.
     pub fn release(&self, id: &str) {
+        if self.base == 0 {
+            return;
+        }
         let _ = fs::remove_file(self.folder.join(id));
         // Not empty: another container shares it.
         let _ = fs::remove_dir(&self.folder);

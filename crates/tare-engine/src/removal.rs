@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use tare_cgroup::{Cgroup, Hierarchies};
+use tare_cgroup::Hierarchies;
 
 use crate::container::{Folders, Record, Roots, State, Status, make_folder, read_json};
 use crate::events::Event;
@@ -123,7 +123,7 @@ fn delete(folder: &Path, likely: &[&str]) {
 /// Removes the container's cgroup, and whoever is still in it.
 pub fn remove_cgroup(record: &Record) {
     let Ok(hierarchies) = Hierarchies::discover() else { return };
-    let cgroup = Cgroup::open(&hierarchies, &record.cgroup);
+    let cgroup = crate::cgroup::open(&hierarchies, record);
     let _ = cgroup.kill();
     let _ = cgroup.remove();
 }

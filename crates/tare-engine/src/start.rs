@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tare_cgroup::Hierarchies;
 use tare_runtime::rootfs::Rootfs;
 use tare_runtime::seccomp;
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result, rootless};
 
 use crate::attach::{Attachment, Keys, Sink};
 use crate::container::{Folders, Lock, Record, State, Status};
@@ -117,7 +117,7 @@ impl Engine {
         facts.files.clone_from(&folders.run);
         facts.mounts.clone_from(&record.mounts);
         let shared = self.find_shared(&sharing, &mut facts)?;
-        if matches!(sharing.user, Share::Host) {
+        if matches!(sharing.user, Share::Host) || rootless::is_on() {
             tare_runtime::exe::make_read_only()?;
         }
         let plan = policy::plan(&record.request, &ImageSays::of(&record.image), &facts)?;
@@ -134,6 +134,7 @@ impl Engine {
         hierarchies: Hierarchies,
     ) -> Result<Prepared> {
         let sharing = policy::sharing(&record.request.host_config)?;
+        crate::machine::check_network(&record.request.host_config.network_mode)?;
         let range = match (&sharing.user, shared) {
             (Share::Private, _) => Some(Range::claim(&self.roots.run, &record.id, seed(&record.id))?),
             (Share::Container(_), Some(base)) => Some(Range::join(&self.roots.run, base, &record.id)?),
@@ -142,8 +143,8 @@ impl Engine {
         let base = range.as_ref().map(|range| range.base);
         let mut joined = Joined::default();
         let mut rest = || {
-            if let Some(base) = base {
-                plan.map_ids(base)?;
+            if let Some(range) = &range {
+                plan.map_ids(range.maps()?)?;
             }
             let profile = plan.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
             let filter = profile.map(seccomp::compile).transpose();

@@ -92,7 +92,7 @@ impl Engine {
             if !running && !all && names.is_empty() {
                 continue;
             }
-            let cgroup = Cgroup::open(&hierarchies, &record.cgroup);
+            let cgroup = crate::cgroup::open(&hierarchies, &record);
             let processes = if running { cgroup.processes().unwrap_or_default() } else { Vec::new() };
             let pids: Vec<i32> = processes.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
             let stats = if running { cgroup.stats().unwrap_or_default() } else { Stats::default() };
@@ -191,7 +191,7 @@ impl Engine {
         if status.process().is_none() {
             return Err(Error::new(Kind::Conflict, format!("container {} is not running", record.name)));
         }
-        let cgroup = Cgroup::open(&Hierarchies::discover()?, &record.cgroup);
+        let cgroup = crate::cgroup::open(&Hierarchies::discover()?, &record);
         let mut pids: Vec<i32> = cgroup.processes()?.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
         pids.sort_unstable();
         match options {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use rustix::fs::FlockOperation;
-use tare_cgroup::{Cgroup, Hierarchies};
+use tare_cgroup::Hierarchies;
 use tare_network::rate::{self, Limits};
 use tare_network::{Folders, Networks};
 use tare_sys::{Context, Error, Kind, Result};
@@ -125,7 +125,7 @@ impl Engine {
         if let Some(status) = folders.status()?
             && let Some(_process) = status.process()
         {
-            let cgroup = Cgroup::open(&hierarchies, &record.cgroup);
+            let cgroup = crate::cgroup::open(&hierarchies, &record);
             if let Err(err) = cgroup.update(&change) {
                 // What went before the one that failed goes back to what it was.
                 if let Ok(back) = back {

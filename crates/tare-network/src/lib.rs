@@ -20,6 +20,7 @@ pub mod attach;
 pub mod endpoint;
 pub mod firewall;
 pub mod folders;
+pub mod host_socket;
 pub mod link;
 pub mod names;
 pub mod network;

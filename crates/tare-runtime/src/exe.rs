@@ -56,8 +56,8 @@ pub fn make_read_only() -> Result<()> {
                 Err(_) => copy,
             }
         }
-        // Who may not mount copies it.
-        Err(err) if err.errno() == Some(Errno::PERM) => process::sealed_copy(SELF)?,
+        // Who may not mount copies it, and whose file lies in other mounts than ours.
+        Err(err) if matches!(err.errno(), Some(Errno::PERM | Errno::INVAL)) => process::sealed_copy(SELF)?,
         Err(err) => return Err(err.context("make our own binary read-only")),
     };
     let args: Vec<CString> = strings(std::env::args_os())?;

@@ -52,7 +52,7 @@ use crate::user::UserRequest;
 use message::{FromChild, ToChild};
 
 pub use join::{Join, Joined, join};
-pub(crate) use outside::map_ids;
+pub use outside::{explain_clone, map_ids};
 
 /// Everything a launch needs beside the spec.
 pub struct Launch<'a> {

@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tare_sys::process::{self, namespace};
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result, rootless};
 
 /// The namespaces of a container about to be launched.
 #[derive(Debug, Default)]
@@ -115,6 +115,11 @@ impl Namespaces {
                 namespace::NET => "net",
                 _ => "time",
             };
+            // The ways back lead to the host's, where root of an ordinary user's machine may not go.
+            if rootless::is_on() && self.joins_user() {
+                entered.left.push(at);
+                continue;
+            }
             let back = open_namespace(Path::new(&format!("/proc/self/ns/{name}")))?;
             match process::enter(joined.fd.as_fd(), joined.flag) {
                 Ok(()) => entered.back.push((joined.flag, back)),

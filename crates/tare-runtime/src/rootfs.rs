@@ -3,6 +3,8 @@
 //! Built by the parent as a detached mount, seen by nobody until the container attaches it. With a user
 //! namespace, every part is shown through its id map, so files keep their true owners on disk.
 
+mod pieces;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use tare_sys::mount::{self, Change, Detached, NewFs, Propagation, attr};
 use tare_sys::process::{self, namespace};
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result, rootless};
 
 use crate::mounts::explain_idmap;
 
@@ -105,6 +107,9 @@ impl Rootfs {
                 let what = || format!("stack {} layers under {}", lower.len(), upper.display());
                 build_layers(lower, upper, *volatile, idmap, attached).doing(what)
             }
+            Rootfs::Host { veil } if rootless::is_on() => {
+                pieces::build(veil).doing(|| "use the host's root file system")
+            }
             Rootfs::Host { veil } => {
                 build_host(veil, idmap, attached).doing(|| "use the host's root file system")
             }
@@ -145,10 +150,10 @@ struct Folders<'a> {
 
 impl Folders<'_> {
     fn open(&mut self, path: &Path) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         if self.idmap.is_none() {
-            return rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open({path:?})"));
+            return open_folder(path);
         }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Error::new(Kind::Usage, format!("{}: not a folder below another", path.display())));
         };
@@ -168,6 +173,11 @@ impl Folders<'_> {
         let tree = &self.parents[at].1;
         rustix::fs::openat(tree, name, flags, Mode::empty()).doing(|| format!("open({path:?})"))
     }
+}
+
+fn open_folder(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open({path:?})"))
 }
 
 fn build_layers(
@@ -193,13 +203,13 @@ pub fn layers_alone(lower: &[PathBuf], idmap: Option<IdMap<'_>>) -> Result<Detac
         return Detached::clone_fd(only, false);
     }
     with_ids(idmap, || {
-        let fs = NewFs::open("overlay")?;
+        let fs = open_overlay()?;
         if lower.iter().all(|layer| fs.try_fd("lowerdir+", layer)) {
             return fs.mount(attr::RDONLY | attr::NODEV);
         }
         let names: Vec<String> = lower.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
         in_fd_folder(|| {
-            NewFs::open("overlay")?.string("lowerdir", names.join(":"))?.mount(attr::RDONLY | attr::NODEV)
+            open_overlay()?.string("lowerdir", names.join(":"))?.mount(attr::RDONLY | attr::NODEV)
         })
     })
 }
@@ -253,10 +263,23 @@ fn cover(dir: BorrowedFd<'_>, veiled: &Veiled) -> Result<()> {
                 Mode::empty(),
             )
             .doing(|| format!("open {}", path.display()))?;
-            rustix::fs::fsetxattr(&fd, "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
-                .doing(|| format!("setxattr({}, trusted.overlay.opaque)", path.display()))
+            let name = rootless::opaque_attribute();
+            rustix::fs::fsetxattr(&fd, name, b"y", rustix::fs::XattrFlags::empty())
+                .doing(|| format!("setxattr({}, {name})", path.display()))
         }
     }
+}
+
+/// An overlay to be configured. Of an ordinary user's, the marks are attributes that the user may set.
+fn open_overlay() -> Result<NewFs> {
+    let fs = NewFs::open("overlay").map_err(|err| {
+        if err.errno() == Some(Errno::NODEV) {
+            err.with_kind(Kind::Unsupported).hint("this kernel has no overlayfs: try `modprobe overlay`")
+        } else {
+            err
+        }
+    })?;
+    if rootless::is_on() { fs.flag("userxattr") } else { Ok(fs) }
 }
 
 fn overlay(
@@ -267,13 +290,7 @@ fn overlay(
     idmap: Option<IdMap<'_>>,
 ) -> Result<Detached> {
     with_ids(idmap, || {
-        let fs = NewFs::open("overlay").map_err(|err| {
-            if err.errno() == Some(Errno::NODEV) {
-                err.with_kind(Kind::Unsupported).hint("this kernel has no overlayfs: try `modprobe overlay`")
-            } else {
-                err
-            }
-        })?;
+        let fs = open_overlay()?;
         // Layers by fd are Linux 6.13.
         let by_fd = lower.iter().all(|layer| fs.try_fd("lowerdir+", layer));
         if by_fd && fs.try_fd("upperdir", upper) && fs.try_fd("workdir", work) {
@@ -283,7 +300,7 @@ fn overlay(
         // seen from the folder of our own fds.
         let names: Vec<String> = lower.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
         in_fd_folder(|| {
-            let fs = NewFs::open("overlay")?
+            let fs = open_overlay()?
                 .string("lowerdir", names.join(":"))?
                 .string("upperdir", upper.as_raw_fd().to_string())?
                 .string("workdir", work.as_raw_fd().to_string())?;

@@ -152,6 +152,13 @@ fn address(folder: &OwnedFd, name: &OsString) -> Result<SocketAddrUnix> {
     SocketAddrUnix::new(&path).doing(|| format!("address of the socket {path:?}"))
 }
 
+impl From<OwnedFd> for Channel {
+    /// One end that was handed down over an exec.
+    fn from(end: OwnedFd) -> Channel {
+        Channel(end)
+    }
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -22,6 +22,7 @@ pub mod netlink;
 pub mod path;
 pub mod process;
 pub mod quota;
+pub mod rootless;
 pub mod scheduler;
 pub mod seccomp;
 pub mod signal;

@@ -321,6 +321,18 @@ pub fn enter(fd: BorrowedFd<'_>, namespaces: u64) -> Result<()> {
     Ok(())
 }
 
+/// The user namespace around this one (`NS_GET_PARENT`, ioctl_nsfs(2)).
+///
+/// Errors: `EPERM` where that lies outside of ours, or there is none.
+pub fn namespace_parent(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const NS_GET_PARENT: libc::c_ulong = 0xb702;
+    // SAFETY: the request takes no argument.
+    let result = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT as _) };
+    let fd = check(result.into()).doing(|| "ioctl(user namespace, NS_GET_PARENT)")?;
+    // SAFETY: the kernel has just made it, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// Closes, at the next exec, every fd from `first` on.
 pub fn close_on_exec_from(first: RawFd) -> Result<()> {
     // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed now, so no owner of an fd is cheated.

@@ -55,9 +55,14 @@ fn main() -> std::process::ExitCode {
     let code = if words.first().is_some_and(|name| name == tare_engine::MONITOR) {
         // It lives as long as its container.
         ARENA.close();
+        tare_engine::recognize();
         u8::from(tare_engine::monitor_main(&words).is_err())
     } else if words.first().is_some_and(|name| name == tare_engine::PROBE) {
+        tare_engine::recognize();
         tare_engine::probe_main(&words)
+    } else if words.first().is_some_and(|name| name == tare_engine::HOLDER) {
+        ARENA.close();
+        u8::from(tare_engine::holder_main(&words).is_err())
     } else if oci::is_called(&words) {
         oci::dispatch(words)
     } else {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use tare_engine::{Engine, Roots};
+use tare_engine::{Engine, MachineNetwork, Roots};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::failure;
@@ -384,8 +384,33 @@ fn perform(matches: &ArgMatches, spot: &dyn Fn() -> Spot) -> u8 {
     if let Err(error) = counted(verb, &given, spot) {
         return failure::usage(&error, &spot(), verb.failed);
     }
-    let answer = roots(&global).and_then(|roots| (verb.act)(&Engine::new(roots), &given));
+    tare_engine::recognize();
+    let answer = roots(&global).and_then(|roots| {
+        if !WITHOUT_MACHINE.iter().any(|alone| std::ptr::eq(*alone, verb)) {
+            tare_engine::enter(&roots, || network(&roots, verb, &given))?;
+        }
+        (verb.act)(&Engine::new(roots), &given)
+    });
     failure::report(answer, spot, verb.failed)
+}
+
+/// What an ordinary user can do without a machine of their own.
+static WITHOUT_MACHINE: [&Verb; 4] = [&help::HELP, &info::VERSION, &login::LOGIN, &login::LOGOUT];
+
+/// Which network an ordinary user's command has to be in.
+fn network(roots: &Roots, verb: &Verb, given: &Given) -> MachineNetwork {
+    if std::ptr::eq(verb, &run::RUN) {
+        let hosts = given.texts("network").contains(&"host");
+        return if hosts { MachineNetwork::Host } else { MachineNetwork::Own };
+    }
+    let words = given.words();
+    // Of `exec`, all words but the first are the command.
+    let containers = match () {
+        () if [&start::START, &life::RESTART].iter().any(|starts| std::ptr::eq(*starts, verb)) => &words[..],
+        () if std::ptr::eq(verb, &exec::EXEC) => &words[..1],
+        () => &[],
+    };
+    tare_engine::machine_network_of(roots, containers)
 }
 
 /// Checks the number of words.

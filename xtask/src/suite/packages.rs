@@ -17,7 +17,7 @@ struct Package {
     reason: &'static str,
 }
 
-const PACKAGES: [Package; 37] = [
+const PACKAGES: [Package; 38] = [
     Package { name: "busybox-static", program: "busybox", reason: "the small root filesystem of most tests" },
     Package { name: "mmdebstrap", program: "mmdebstrap", reason: "a real Debian root filesystem" },
     Package { name: "util-linux", program: "setsid", reason: "terminals, loop devices, mount namespaces" },
@@ -37,6 +37,7 @@ const PACKAGES: [Package; 37] = [
     Package { name: "openssl", program: "openssl", reason: "its certificate" },
     Package { name: "strace", program: "strace", reason: "counting the system calls of a start" },
     Package { name: "uidmap", program: "newuidmap", reason: "ids of ordinary users" },
+    Package { name: "passt", program: "pasta", reason: "the network of ordinary users" },
     Package { name: "runc", program: "runc", reason: "the runtime that tare is compared with" },
     Package { name: "crun", program: "crun", reason: "the other runtime that tare is compared with" },
     Package {

@@ -27,19 +27,19 @@ use crate::stdio;
 /// The name that this program is called by to be a monitor.
 pub const NAME: &str = "tare-monitor";
 /// Our own program, whatever has become of its file.
-pub(super) const SELF: &std::ffi::CStr = c"/proc/self/exe";
+pub(crate) const SELF: &std::ffi::CStr = c"/proc/self/exe";
 /// How long output waits for those who were attached to the monitor before.
 const GRACE: Duration = Duration::from_millis(100);
 /// How long the one who reaps a container that is not our child may take.
 const REAPING: Duration = Duration::from_secs(2);
 
-pub(super) fn words(name: &str, roots: &Roots, id: &str) -> Vec<CString> {
+pub(crate) fn words(name: &str, roots: &Roots, id: &str) -> Vec<CString> {
     let path = |path: &PathBuf| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
     let [name, id] = [name, id].map(|word| CString::new(word).unwrap_or_default());
     vec![name, path(&roots.state), path(&roots.run), id]
 }
 
-pub(super) fn environment() -> Vec<CString> {
+pub(crate) fn environment() -> Vec<CString> {
     let pairs = std::env::vars_os().map(|(mut name, value)| {
         name.push("=");
         name.push(value);
@@ -99,6 +99,7 @@ pub fn main(words: &[OsString]) -> Result<()> {
     (0..3).try_for_each(|target| process::dup_onto(null.as_fd(), target))?;
 
     let roots = Roots { state: PathBuf::from(state), run: PathBuf::from(run) };
+    crate::machine::stay(&roots.run);
     let folders = roots.folders(&id.to_string_lossy());
     let record = folders.record()?;
     let mut monitor = Monitor::of(roots, folders, record, lock);

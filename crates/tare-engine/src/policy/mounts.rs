@@ -26,18 +26,22 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Resul
 pub fn mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Result<Vec<Mount>> {
     let host = &request.host_config;
     let writable = if host.privileged { "rw" } else { "ro" };
-    let own = own_mounts(request, sharing, &facts.mounts)?;
+    let own = own_mounts(request, sharing, facts)?;
+    let mut terminals = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    if !facts.one_id {
+        terminals.push("gid=5");
+    }
     let mut list = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=64k"])?,
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        )?,
+        mount("/dev/pts", "devpts", "devpts", &terminals)?,
     ];
-    list.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable])?);
+    if facts.rootless && sharing.network == Share::Host {
+        // The kernel shows a new one to the root of the network alone, which this container does not have.
+        list.push(mount("/sys", "bind", "/sys", &["rbind", "rro", "nosuid", "noexec", "nodev"])?);
+    } else {
+        list.push(mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", writable])?);
+    }
     match sharing.cgroup {
         // The host's trees, which nobody inside may write (CVE-2023-25809).
         Share::Host => {
@@ -93,11 +97,13 @@ pub fn mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Resu
 }
 
 /// Those of `-v`, `--mount` and `--tmpfs`; the shallow ones first, so that none hides another.
-fn own_mounts(request: &CreateRequest, sharing: &Sharing, points: &[MountPoint]) -> Result<Vec<Mount>> {
+fn own_mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Result<Vec<Mount>> {
     let host = &request.host_config;
-    let idmap = if sharing.user == Share::Host { None } else { Some("ridmap") };
+    // Where a container's ids are those around it, there is nothing to map.
+    let same_ids = sharing.user == Share::Host || facts.rootless;
+    let idmap = if same_ids { None } else { Some("ridmap") };
     let mut own: Vec<Mount> = Vec::new();
-    for point in points {
+    for point in &facts.mounts {
         own.push(volumes::mount(point, idmap.is_some())?);
     }
     for text in host.binds.iter().filter(|text| text.starts_with('/')) {

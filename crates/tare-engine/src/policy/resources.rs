@@ -27,6 +27,7 @@ pub fn resources(host: &HostConfig, facts: &Facts, warnings: &mut Vec<String>) -
         Some(limit) if limit > 0 => Some(limit),
         Some(_) => None,
         None if facts.has_pids => Some(PIDS_LIMIT),
+        None if facts.rootless => None,
         None => {
             warnings.push(format!(
                 "this host has no pids controller: the default limit of {PIDS_LIMIT} processes is not in force"

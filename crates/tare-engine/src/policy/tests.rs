@@ -28,7 +28,8 @@ fn facts() -> Facts {
 
 fn decide(host: HostConfig) -> Spec {
     let mut plan = plan(&request(host), &ImageSays::default(), &facts()).unwrap();
-    plan.map_ids(0x7000_0000).unwrap();
+    let map = vec![(0, 0x7000_0000, crate::range::SIZE)];
+    plan.map_ids([map.clone(), map]).unwrap();
     plan.spec
 }
 

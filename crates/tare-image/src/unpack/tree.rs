@@ -8,7 +8,7 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use tare_sys::path::{Root, fd_name};
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result, rootless};
 
 use super::archive::Archive;
 use super::attributes::{self, Folders};
@@ -27,8 +27,10 @@ pub(super) struct Tree {
     folders: Folders,
     /// Bits that the kernel takes off each mode it is given.
     umask: u32,
-    /// Whether owners and devices can be made.
+    /// Whether what a mode forbids can be done all the same.
     root_user: bool,
+    /// Whether files can be given to those who are to own them.
+    gives_owners: bool,
     /// What it is, which is what `.wh.` names mean in it.
     content: Content,
     /// Hard links that came before what they link to: name and target.
@@ -59,6 +61,7 @@ impl Tree {
             folders,
             umask: umask(),
             root_user: rustix::process::geteuid().is_root(),
+            gives_owners: rustix::process::geteuid().is_root() && !rootless::has_one_id(),
             content,
             late: Vec::new(),
             late_bytes: 0,
@@ -94,7 +97,7 @@ impl Tree {
                         self.clear(&folder, name)?;
                         make().doing(|| format!("mkdirat({}, {name:?})", fd_name(&*folder)))?;
                         if covers {
-                            whiteout::make_opaque(&folder, name, self.root_user)?;
+                            whiteout::make_opaque(&folder, name)?;
                         }
                     }
                     made => made.doing(|| format!("mkdirat({}, {name:?})", fd_name(&*folder)))?,
@@ -139,14 +142,14 @@ impl Tree {
             whiteout::Marker::Ignored => Ok(()),
             whiteout::Marker::Opaque(path) => {
                 let folder = self.folder(path, true)?;
-                whiteout::make_opaque(&folder, OsStr::new("."), self.root_user)
+                whiteout::make_opaque(&folder, OsStr::new("."))
             }
             whiteout::Marker::Gone(path, name) => {
                 let folder = self.folder(path, true)?;
                 match whiteout::make(&folder, name) {
                     Err(err) if err.errno() == Some(Errno::EXIST) => match is_folder(&folder, name)? {
                         // All that the layers below had in it is gone.
-                        true => whiteout::make_opaque(&folder, name, self.root_user),
+                        true => whiteout::make_opaque(&folder, name),
                         false => Ok(()),
                     },
                     made => made,
@@ -264,7 +267,7 @@ impl Tree {
                         made => made.doing(|| format!("mkdirat({}, {name:?})", fd_name(&here)))?,
                     }
                     if covers {
-                        whiteout::make_opaque(&here, name, self.root_user)?;
+                        whiteout::make_opaque(&here, name)?;
                     }
                     self.folders.push(&so_far, &Attributes { mode: 0o755, ..Attributes::default() })?;
                     self.root.open(as_path(so_far.bytes()), flags, Mode::empty())?
@@ -421,7 +424,8 @@ impl Tree {
     ) -> Result<()> {
         if let Some((uid, gid)) = self.owner(attributes) {
             rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .doing(|| format!("fchownat({}, {name:?})", fd_name(folder)))?;
+                .doing(|| format!("fchownat({}, {name:?}, {uid}, {gid})", fd_name(folder)))
+                .map_err(explain_owner)?;
         }
         if has_mode {
             // fchmodat(2) follows, but mknod has just made this name and nobody else can reach the tree.
@@ -448,7 +452,8 @@ impl Tree {
     fn own(&self, fd: &OwnedFd, attributes: &Attributes) -> Result<()> {
         match self.owner(attributes) {
             Some((uid, gid)) => rustix::fs::fchown(fd, Some(uid), Some(gid))
-                .doing(|| format!("fchown({}, {uid}, {gid})", fd_name(fd))),
+                .doing(|| format!("fchown({}, {uid}, {gid})", fd_name(fd)))
+                .map_err(explain_owner),
             None => Ok(()),
         }
     }
@@ -457,7 +462,18 @@ impl Tree {
     /// would give files another group, only when all files are there.
     fn owner(&self, attributes: &Attributes) -> Option<(Uid, Gid)> {
         let root = attributes.uid == 0 && attributes.gid == 0;
-        (self.root_user && !root).then(|| (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid)))
+        (self.gives_owners && !root).then(|| (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid)))
+    }
+}
+
+/// An id that the user's machine does not have.
+fn explain_owner(err: Error) -> Error {
+    match err.errno() {
+        Some(Errno::INVAL) if rootless::is_on() => err.with_kind(Kind::Exhausted).hint(
+            "the image has files of an owner beyond your subordinate ids: have root give you more of them \
+             (/etc/subuid, /etc/subgid)",
+        ),
+        _ => err,
     }
 }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, XattrFlags};
 use tare_sys::path::fd_name;
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Context, Error, Kind, Result, rootless};
 
 use super::entry::{EntryPath, show};
 
@@ -84,8 +84,8 @@ pub(crate) fn is_opaque(folder: &Path) -> bool {
 }
 
 /// Hides what the layers below have in a folder.
-pub(super) fn make_opaque(parent: &OwnedFd, name: &OsStr, root_user: bool) -> Result<()> {
-    let attribute = if root_user { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
+pub(super) fn make_opaque(parent: &OwnedFd, name: &OsStr) -> Result<()> {
+    let attribute = rootless::opaque_attribute();
     // The link in /proc leads to the folder we hold, and the last part, which is a folder, is not followed.
     let path = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);
     rustix::fs::lsetxattr(&path, attribute, b"y", XattrFlags::empty())

@@ -21,7 +21,7 @@ use tare_cgroup::Entrance;
 use tare_sys::channel::Channel;
 use tare_sys::path::Root;
 use tare_sys::process::{self, Child, Side, namespace};
-use tare_sys::{Context, Error, Result, signal, tty};
+use tare_sys::{Context, Error, Result, rootless, signal, tty};
 
 use super::child::{attach_stdio, expect};
 use super::command::Command;
@@ -114,7 +114,8 @@ pub fn join(join: &Join<'_>) -> Result<Joined> {
 /// Lets the next child be born in the container's pid namespace. Answers with the way back; `None` where only
 /// root of the container's user namespace may, and where there is nothing to enter.
 fn enter_pid_for_child(join: &Join<'_>, all: u64) -> Result<Option<OwnedFd>> {
-    if all & namespace::PID == 0 {
+    // From a container, no way leads root of an ordinary user's machine back to the host's.
+    if all & namespace::PID == 0 || rootless::is_on() {
         return Ok(None);
     }
     let back = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

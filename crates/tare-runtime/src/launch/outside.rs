@@ -211,6 +211,10 @@ pub fn build(launch: &Launch<'_>, namespaces: &Namespaces, child: &Child) -> Res
         None => None,
     };
     let idmap = match &userns {
+        // Where ids mean the same on both sides there is nothing to show differently.
+        Some(_) if id_maps(launch.spec).is_ok_and(|(uids, gids)| is_identity(uids) && is_identity(gids)) => {
+            None
+        }
         Some(userns) => {
             let (uids, gids) = id_maps(launch.spec)?;
             Some(IdMap { userns: userns.as_fd(), uid: host_root(uids), gid: host_root(gids) })
@@ -243,6 +247,10 @@ pub fn build_with(launch: &Launch<'_>, idmap: Option<IdMap<'_>>, root: Option<Id
         }
     }
     Ok(built)
+}
+
+fn is_identity(map: &[LinuxIdMapping]) -> bool {
+    map.iter().all(|m| m.container_id() == m.host_id())
 }
 
 fn host_root(map: &[LinuxIdMapping]) -> u32 {
@@ -298,6 +306,7 @@ pub fn hand_over_listener(pidfd: BorrowedFd<'_>, number: i32, agent: &Agent<'_>)
         .map_err(|err| err.context("hand the seccomp listener to its agent"))
 }
 
+/// Says what to do where namespaces could not be made.
 pub fn explain_clone(err: Error) -> Error {
     match err.errno() {
         Some(Errno::NOSPC | Errno::USERS) => err

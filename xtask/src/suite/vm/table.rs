@@ -115,7 +115,7 @@ pub const TABLE: [Row; 5] = [
         flavour: Flavour::Systemd,
         as_user: true,
         package: "tare-tests",
-        programs: &["oci_rootless*"],
+        programs: &["oci_rootless*", "rootless"],
         except: &[],
         skip: &[],
     },

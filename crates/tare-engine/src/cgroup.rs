@@ -1,0 +1,78 @@
+//! Which cgroup a container has: for root one of ours, for an ordinary user what the user's systemd makes, or none.
+//!
+//! An ordinary user may make cgroups only below one that was delegated, which is what the user's own systemd has. Where
+//! there is none, a container has no cgroup: it runs, and to ask for a limit is an error.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use tare_cgroup::{Cgroup, Driver, Hierarchies, Location};
+use tare_sys::{Error, Kind, Result, rootless};
+
+use crate::container::Record;
+
+/// Where the cgroup of a new container is to be, in every hierarchy, and its unit if it is one of systemd's; an empty
+/// path: it has none. `parent`: what was asked for.
+pub fn place(
+    on: &Hierarchies,
+    id: &str,
+    parent: &str,
+    resources: Option<&LinuxResources>,
+) -> Result<(PathBuf, Option<String>)> {
+    if !rootless::is_on() {
+        return Ok((Path::new("/").join(if parent.is_empty() { "/tare" } else { parent }).join(id), None));
+    }
+    let none = LinuxResources::default();
+    let resources = resources.unwrap_or(&none);
+    if tare_cgroup::delegated_to_user(on).is_empty() {
+        if limits(resources) {
+            return Err(Error::new(
+                Kind::Permission,
+                "limit the container: no cgroup is delegated to you",
+            )
+            .hint(
+                "limits for an ordinary user need cgroup v2 and the user's own systemd (log in, or have root \
+                 `loginctl enable-linger` you); or run without limits",
+            ));
+        }
+        return Ok((PathBuf::new(), None));
+    }
+    let location = make(on, id, parent, resources)?.location();
+    Ok((PathBuf::from(location.path), location.unit))
+}
+
+/// Whether anything is limited; rules for devices are not a limit here, for an ordinary user can make none.
+fn limits(resources: &LinuxResources) -> bool {
+    let mut rest = resources.clone();
+    rest.set_devices(None);
+    rest != LinuxResources::default()
+}
+
+fn make(on: &Hierarchies, id: &str, parent: &str, resources: &LinuxResources) -> Result<Cgroup> {
+    let path = format!("{parent}:tare:{id}");
+    let driver = Driver::Systemd { user: true };
+    Cgroup::create_for(on, &driver, id, Some(&path), resources, &HashMap::new(), true)
+}
+
+/// Makes it; a unit is only prepared, as it needs a process.
+pub fn create(on: &Hierarchies, record: &Record, resources: &LinuxResources) -> Result<Cgroup> {
+    match record.cgroup_unit {
+        Some(_) => make(on, &record.id, &record.request.host_config.cgroup_parent, resources),
+        None if rootless::is_on() => Ok(open(on, record)),
+        None => Cgroup::create(on, &record.cgroup, resources),
+    }
+}
+
+/// Finds it again. Whether it is there is seen when it is used.
+pub fn open(on: &Hierarchies, record: &Record) -> Cgroup {
+    if !rootless::is_on() {
+        return Cgroup::open(on, &record.cgroup);
+    }
+    let driver = match record.cgroup_unit {
+        Some(_) => Driver::Systemd { user: true },
+        None => Driver::Disabled,
+    };
+    let path = record.cgroup.display().to_string();
+    Cgroup::at(on, &Location { driver, path, unit: record.cgroup_unit.clone(), rootless: true })
+}
