@@ -17,6 +17,7 @@ use crate::busybox;
 use crate::command::{Outcome, Tare};
 use crate::debian;
 use crate::patience::stretched;
+use crate::process::Process;
 
 /// State roots for one test. Dropping it checks that nothing of its containers is left on the machine.
 #[derive(Debug)]
@@ -164,6 +165,13 @@ impl Host {
     pub fn containers(&self) -> Vec<String> {
         let text = self.tare(["ps", "-a", "-q", "--no-trunc"]).run().ok();
         text.lines().map(str::to_owned).collect()
+    }
+
+    /// The processes of the binary that work on this host's roots: commands, monitors, probes.
+    pub fn processes(&self) -> Vec<Process> {
+        let mark = format!("TARE_ROOT={}", self.root().display());
+        let ours = |process: &Process| process.file("environ").split('\0').any(|word| word == mark);
+        Process::all().into_iter().filter(ours).filter(Process::is_alive).collect()
     }
 
     /// Does something, and fails if files that it made stay under the state roots.

@@ -22,6 +22,7 @@ pub mod command;
 pub mod debian;
 pub mod disk;
 pub mod engine;
+pub mod fault;
 pub mod host;
 pub mod machine;
 pub mod patience;

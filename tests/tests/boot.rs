@@ -4,24 +4,18 @@
 use std::fs;
 
 use rustix::process::Signal;
-use tare_tests::process::Process;
 use tare_tests::{Host, eventually};
 
 /// What a reboot does: all processes end at once, the runtime folder is empty, and the boot has another id.
 fn reboot(host: &Host, names: &[&str]) {
     let pids: Vec<i32> = names.iter().map(|name| host.pid(name)).filter(|pid| *pid != 0).collect();
-    let mark = format!("TARE_ROOT={}", host.root().display());
-    let monitors = || {
-        let ours = |process: &Process| process.file("environ").split('\0').any(|word| word == mark);
-        Process::all().into_iter().filter(ours).filter(Process::is_alive).collect::<Vec<_>>()
-    };
-    for monitor in monitors() {
+    for monitor in host.processes() {
         monitor.kill();
     }
     for pid in pids {
         tare_tests::process::signal(pid, Signal::KILL);
     }
-    eventually("all are dead", || monitors().is_empty());
+    eventually("all are dead", || host.processes().is_empty());
     fs::remove_dir_all(host.run_root()).unwrap();
     fs::create_dir(host.run_root()).unwrap();
     for container in fs::read_dir(host.root().join("containers")).unwrap().flatten() {

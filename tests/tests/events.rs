@@ -35,6 +35,15 @@ fn a_life_is_told_in_dockers_words() {
 }
 
 #[test]
+fn one_that_is_removed_by_force_is_killed_once() {
+    let host = Host::new();
+    host.detached(&["--name", "web"], "sleep 60");
+    host.tare(["rm", "-f", "web"]).run().ok();
+    let life = ["create", "start", "kill", "die", "destroy"].map(|action| format!("container {action} web"));
+    assert_eq!(told(&host, &["type=container"]), life);
+}
+
+#[test]
 fn an_event_has_dockers_shape() {
     let host = Host::new();
     host.sh(&["--name", "over", "--label", "x=y"], "exit 3").fails(3);

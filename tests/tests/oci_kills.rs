@@ -6,56 +6,13 @@
 //! tried (`cargo xtask soak oci-steps`, `oci-kills`).
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::json;
+use tare_tests::Bundle;
 use tare_tests::attack::repetitions;
-use tare_tests::{Bundle, Tare, stretched};
-
-/// How a call ends that SIGKILL ended, strace's too.
-const KILLED: i32 = 128 + 9;
-
-/// A call under strace, by way of a shell that tells of its end in a number.
-fn traced(flags: &[&str], call: Tare) -> Tare {
-    let inner = call.into_command();
-    let mut strace = Command::new("sh");
-    strace.args(["-c", "\"$@\"; exit $?", "sh", "strace", "-qq"]);
-    strace.args(flags).arg(inner.get_program()).args(inner.get_args());
-    strace.current_dir(inner.get_current_dir().expect("calls are made in the bundle's folder"));
-    Tare::of(strace)
-}
-
-/// A step: the name of a system call, and which of its kind it is. strace counts each kind by itself.
-type Step = (String, usize);
-
-/// The steps of a process in their order, by its lines of what strace wrote.
-fn steps<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Step> {
-    let mut counts = BTreeMap::<&str, usize>::new();
-    let mut steps = Vec::new();
-    for line in lines {
-        let Some((name, _)) = line.split_once('(') else { continue };
-        // Not what tells of signals, ends, and calls that go on.
-        if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            let count = counts.entry(name).or_default();
-            *count += 1;
-            steps.push((name.to_owned(), *count));
-        }
-    }
-    steps
-}
-
-/// As many of them as a test may take, evenly spread.
-fn some(steps: &[Step], few: usize) -> impl Iterator<Item = &Step> {
-    steps.iter().step_by(steps.len().div_ceil(repetitions(few)).max(1))
-}
-
-fn before((name, n): &Step) -> String {
-    format!("inject={name}:signal=KILL:when={n}")
-}
+use tare_tests::fault::{KILLED, Moments, Step, before, some, steps, traced};
 
 /// Kills a verb before its first step, its second and so on. `prepare` makes what it needs, `look` looks at what became
 /// of it.
@@ -188,36 +145,6 @@ fn killed_at_each_step_of_the_process_that_becomes_it_a_container_is_undone() {
     assert!(killed > 0);
 }
 
-/// Moments that nobody has chosen: a xorshift generator.
-struct Moments(u64);
-
-impl Moments {
-    fn new() -> Moments {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-        let seed = now.as_nanos() as u64 | 1;
-        println!("seed {seed}");
-        Moments(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Starts a call and kills it after some time below `limit`.
-    fn kill(&mut self, call: Tare, limit: Duration) {
-        let mut command = call.into_command();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("starting the runtime");
-        let limit = stretched(limit).as_micros() as u64;
-        std::thread::sleep(Duration::from_micros(self.next() % limit));
-        tare_tests::process::signal(child.id().cast_signed(), Signal::KILL);
-        child.wait().expect("waiting for a child of our own");
-    }
-}
-
 /// 1,000 calls with `cargo xtask soak oci-kills`, a short form of it otherwise.
 #[test]
 fn of_many_calls_killed_at_random_nothing_is_left() {
@@ -235,7 +162,7 @@ fn of_many_calls_killed_at_random_nothing_is_left() {
         ];
         for words in life {
             // Every other one is let be, so that the later ones have something to do.
-            if moments.next().is_multiple_of(2) {
+            if moments.number(2) == 0 {
                 moments.kill(bundle.oci(words), Duration::from_millis(14));
                 calls += 1;
             } else {

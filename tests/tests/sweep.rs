@@ -1,36 +1,11 @@
 //! Whatever is killed whenever: the next command finds the pieces and puts them away.
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::process::Signal;
-use tare_tests::process::Process;
+use tare_tests::fault::Moments;
 use tare_tests::{Host, eventually};
-
-/// Moments that nobody chose. The seed is printed, so that a failure can be had again.
-struct Moments(u64);
-
-impl Moments {
-    fn new() -> Moments {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-        let seed = std::env::var("TARE_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = seed.unwrap_or(now.as_nanos() as u64);
-        println!("TARE_TEST_SEED={seed}");
-        Moments(seed)
-    }
-
-    fn below(&mut self, limit: Duration) -> Duration {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Duration::from_nanos((self.0 >> 20) % limit.as_nanos() as u64)
-    }
-}
-
-/// Processes of the binary that work on this host's roots, among them the monitors.
-fn engine(host: &Host) -> Vec<Process> {
-    let mark = format!("TARE_ROOT={}", host.root().display());
-    let ours = |process: &Process| process.file("environ").split('\0').any(|word| word == mark);
-    Process::all().into_iter().filter(ours).filter(Process::is_alive).collect()
-}
 
 #[test]
 fn a_run_that_is_killed_at_any_moment_leaves_nothing() {
@@ -58,7 +33,7 @@ fn when_the_whole_engine_is_killed_at_any_moment_the_next_command_sweeps() {
         let running = host.tare(["run", "--rm", "--memory", "64m", "busybox", "sleep", "1"]).start();
         std::thread::sleep(moments.below(Duration::from_millis(60)));
         host.note_ids();
-        for process in engine(&host) {
+        for process in host.processes() {
             process.kill();
         }
         running.signal(Signal::KILL);
@@ -72,10 +47,10 @@ fn when_the_whole_engine_is_killed_at_any_moment_the_next_command_sweeps() {
 fn a_container_outlives_its_monitor_and_can_be_stopped() {
     let host = Host::new();
     let id = host.detached(&["--name", "orphan"], "sleep 60");
-    for process in engine(&host) {
+    for process in host.processes() {
         process.kill();
     }
-    eventually("the monitor is dead", || engine(&host).is_empty());
+    eventually("the monitor is dead", || host.processes().is_empty());
     assert_eq!(host.status("orphan"), "running");
     host.tare(["stop", "-t", "1", "orphan"]).run().ok();
     assert_ne!(host.status("orphan"), "running");
@@ -87,14 +62,37 @@ fn a_container_that_died_with_its_monitor_is_seen_as_ended() {
     let host = Host::new();
     let id = host.detached(&["--name", "both"], "sleep 60");
     let first = host.pid("both");
-    for process in engine(&host) {
+    for process in host.processes() {
         process.kill();
     }
     tare_tests::process::signal(first, Signal::KILL);
-    eventually("both are dead", || engine(&host).is_empty());
+    eventually("both are dead", || host.processes().is_empty());
     eventually("ps says so", || host.tare(["ps", "-q"]).run().stdout().is_empty());
     assert_eq!(host.status(&id), "exited");
     host.tare(["rm", &id]).run().ok();
+}
+
+#[test]
+fn a_name_that_a_killed_rename_has_left_is_given_back() {
+    let host = Host::new();
+    let id = host.detached(&["--name", "new"], "sleep 60");
+    std::os::unix::fs::symlink(&id, host.root().join("names/old")).unwrap();
+    host.tare(["ps"]).run().ok();
+    host.tare(["inspect", "old"]).run().fails(1);
+    assert_eq!(host.status("new"), "running");
+}
+
+#[test]
+fn volumes_of_a_container_that_nobody_was_told_of_go_with_it() {
+    let host = Host::new();
+    host.busybox();
+    let create = ["create", "-v", "/anonymous", "-v", "named:/named", "busybox", "true"];
+    let id = host.tare(create).run().ok();
+    // What a kill leaves just before the end.
+    std::fs::remove_file(host.root().join("containers").join(id).join("status.json")).unwrap();
+    host.tare(["ps"]).run().ok();
+    assert!(host.containers().is_empty());
+    assert_eq!(host.tare(["volume", "ls", "-q"]).run().ok(), "named");
 }
 
 #[test]
@@ -142,7 +140,7 @@ fn of_many_runs_some_killed_at_random_nothing_is_left() {
         std::thread::sleep(moments.below(Duration::from_millis(20)));
         host.note_ids();
         let command = running.id();
-        for process in engine(&host) {
+        for process in host.processes() {
             let is_command = process.id == command;
             if killed % 3 == 2 || is_command == (killed % 3 == 0) {
                 process.kill();

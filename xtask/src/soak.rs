@@ -11,14 +11,16 @@ const RUNS: &str = "TARE_SOAK_RUNS";
 
 /// The name of a soak, how many runs it has unless told otherwise, and the tests that it is the long form of, by a part
 /// of their names.
-const SOAKS: [(&str, u32, &str); 8] = [
+const SOAKS: [(&str, u32, &str); 10] = [
     ("kills", 1000, "of_many_runs_some_killed_at_random"),
+    ("life-kills", 1000, "of_many_kills_among_twenty_containers"),
+    // More than any command has steps, so each is tried.
+    ("life-steps", 1000, "killed_at_any_step_of"),
     ("power", 300, "of_many_power_cuts_none_takes_what_was_acknowledged"),
     ("image-kills", 1000, "of_many_image_commands_killed_at_random"),
     ("full-disk", 50, "a_disk_that_fills_up_at_any_point"),
     ("oci-run", 2000, "of_many_short_runs_each_ends_with_its_own_code"),
     ("oci-kills", 1000, "of_many_calls_killed_at_random_nothing_is_left"),
-    // More than any command has steps, so each is tried.
     ("oci-steps", 1000, "killed_at_each_step_of"),
     ("oci-races", 1000, "swapped"),
 ];

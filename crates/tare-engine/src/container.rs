@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <state>/containers/<id>/          0700
-//!     container.json                what was asked for, and from which image; rewritten by `rename` and `update` alone
+//!     container.json                what was asked for, and from which image; rewritten by `rename` and `update` alone, who flock(2) the folder
 //!     status.json                   what became of it; there since it was created for good, or first started
 //!     log.json                      its output, one JSON object a line (Docker's json-file)
 //!     health.json                   how its health check last went, once it has ended
@@ -287,7 +287,15 @@ impl Folders {
         })
     }
 
-    /// Writes `container.json`, once.
+    /// To be held while `container.json` is changed: one after the other, each reads what the one before has written.
+    pub fn change(&self) -> Result<Lock> {
+        let what = || format!("lock {}", self.state.display());
+        let folder = File::open(&self.state).doing(what)?;
+        rustix::fs::flock(&folder, FlockOperation::LockExclusive).doing(what)?;
+        Ok(Lock(folder.into()))
+    }
+
+    /// Writes `container.json`.
     pub fn write_record(&self, record: &Record) -> Result<()> {
         write_json(&self.state, "container.json", record)
     }

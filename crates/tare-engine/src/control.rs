@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tare_sys::channel::Channel;
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::{Error, Kind, Result};
 
 use crate::container::{Folders, Status};
 use crate::engine::{Engine, not_running};
@@ -40,23 +40,32 @@ impl Engine {
     /// Gives an order and waits until it is carried out. A monitor that is killed over it has a successor, who is
     /// asked again: all orders can be given twice.
     pub(crate) fn order(&self, folders: &Folders, order: &Order) -> Result<()> {
-        for _ in 0..3 {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             let channel = self.connect(folders)?;
-            if order.send(&channel).is_err() {
-                continue;
+            // One that is dying still lets us in, and its successor may end with the container before it hears us.
+            if order.send(&channel).is_ok()
+                && let Some(answer) = answer(&channel)
+            {
+                return answer;
             }
-            loop {
-                match Message::receive(&channel, &mut Message::buffer()).doing(|| "hear the monitor") {
-                    Ok(Some((Message::Done, _))) => return Ok(()),
-                    Ok(Some((Message::Failed(err), _))) => return Err(err),
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => break,
-                }
-            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         Err(Error::new(
             Kind::Kernel,
             format!("talk to the monitor of {}: it is killed each time", folders.id),
         ))
+    }
+}
+
+/// What a monitor says to an order; `None`: it is gone.
+fn answer(channel: &Channel) -> Option<Result<()>> {
+    loop {
+        match Message::receive(channel, &mut Message::buffer()) {
+            Ok(Some((Message::Done, _))) => return Some(Ok(())),
+            Ok(Some((Message::Failed(err), _))) => return Some(Err(err)),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return None,
+        }
     }
 }

@@ -21,6 +21,7 @@ pub mod adopt;
 mod client;
 mod health;
 pub mod message;
+mod output;
 pub mod restart;
 
 use std::cell::Cell;
@@ -52,7 +53,8 @@ use crate::stdio::{self, Stdin};
 use crate::{name_server, removal};
 use client::Client;
 use health::Probe;
-use message::{CHUNK, Exit, Message};
+use message::{Exit, Message};
+use output::{Glass, Unfinished};
 
 /// How long a container has to run until its monitor makes itself small.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -107,7 +109,7 @@ fn run(job: Job, channel: Channel) {
         Ok(warnings) => warnings,
         Err(err) => {
             if fresh {
-                removal::discard(&monitor.roots, &monitor.record);
+                removal::undo(&monitor.roots, &monitor.record);
             } else {
                 crate::start::failed(&monitor.folders, &err);
                 removal::delete_run_folder(&monitor.folders);
@@ -205,6 +207,8 @@ struct Monitor {
     status: Status,
     alive: Option<Alive>,
     output: [Option<OwnedFd>; 2],
+    unfinished: [Unfinished; 2],
+    glass: Glass,
     terminal: Option<OwnedFd>,
     /// Its cgroup, where this monitor has made it.
     group: Option<Cgroup>,
@@ -243,6 +247,8 @@ impl Monitor {
             status,
             alive: None,
             output: [None, None],
+            unfinished: Default::default(),
+            glass: Glass::default(),
             terminal: None,
             group: None,
             joined: Joined::default(),
@@ -346,6 +352,7 @@ impl Monitor {
         self.names = names.take();
         self.proxy = self.joined.proxy()?;
         self.output = output;
+        self.unfinished = Default::default();
         let status = Status {
             state: State::Running,
             pid: child.pid.as_raw_nonzero().get(),
@@ -458,7 +465,8 @@ impl Monitor {
         if self.times.take.is_none() && !self.clients.iter().any(Client::holds_up) {
             for stream in [Stream::Stdout, Stream::Stderr] {
                 if let Some(file) = &self.output[stream as usize] {
-                    add(Source::Output(stream), file.as_fd(), PollFlags::IN);
+                    let ready = self.unfinished[stream as usize].source(file);
+                    add(Source::Output(stream), ready, PollFlags::IN);
                 }
             }
         }
@@ -479,7 +487,7 @@ impl Monitor {
             self.listen();
         }
         if due(&mut self.times.flush) {
-            self.log.finish();
+            self.flush_output();
         }
         if due(&mut self.times.kill) {
             self.signal(9);
@@ -520,33 +528,6 @@ impl Monitor {
         if let Ok(channel) = Channel::accept(listener.as_fd()) {
             self.clients.push(Client::new(channel));
         }
-    }
-
-    /// Passes on what there is, `all` of it or one piece.
-    fn take_output(&mut self, stream: Stream, all: bool) {
-        let mut buffer = [0; CHUNK];
-        while let Some(file) = &self.output[stream as usize] {
-            match rustix::io::read(file, &mut buffer) {
-                Ok(0) => break,
-                Ok(length) => {
-                    self.log.write(stream, &buffer[..length]);
-                    if self.log.has_rest() {
-                        self.times.flush = Some(Instant::now() + FLUSH);
-                    }
-                    for client in &mut self.clients {
-                        client.pass(stream, &buffer[..length]);
-                    }
-                    if !all {
-                        return;
-                    }
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return,
-                // A terminal whose other side is closed answers EIO: its end of file.
-                Err(_) => break,
-            }
-        }
-        self.output[stream as usize] = None;
     }
 
     fn signal(&self, number: i32) {

@@ -19,6 +19,12 @@ pub fn discard(roots: &Roots, record: &Record) {
     empty(roots, &record.id);
 }
 
+/// Removes a container that nobody was told of, with the volumes that were made for it.
+pub fn undo(roots: &Roots, record: &Record) {
+    mark_volumes(&roots.folders(&record.id));
+    discard(roots, record);
+}
+
 /// Makes the container invisible: its name is free and its id unknown.
 pub fn to_trash(roots: &Roots, record: &Record) {
     roots.release_name(&record.name, &record.id);

@@ -14,6 +14,7 @@ impl Engine {
         let new = new.trim_start_matches('/');
         name::check(new)?;
         let folders = self.find(container)?;
+        let _alone = folders.change()?;
         let mut record = folders.record()?;
         if record.name == new {
             return Err(Error::new(

@@ -71,7 +71,7 @@ impl Engine {
         let prepared = match self.prepare(&record, &folders, plan, shared, hierarchies) {
             Ok(prepared) => prepared,
             Err(err) => {
-                removal::discard(&self.roots, &record);
+                removal::undo(&self.roots, &record);
                 return Err(err);
             }
         };

@@ -10,6 +10,7 @@
 //! | running, and its process is alive, or about to be started again | a new monitor takes over |
 //! | running, and its process is gone | recorded as ended with an unknown exit code, its kernel objects undone; removed if it was to be |
 //! | created or ended, with a run folder | killed on the way to a start or from an end: what the start made is undone |
+//! | a name that no container has, or one that a rename has left to it beside its own | given back |
 //! | an id range, an address, a published port held by one that does not run | given back |
 
 use std::fs;
@@ -35,6 +36,7 @@ pub fn sweep(roots: &Roots) -> Result<()> {
             tend(roots, &id, in_trash);
         }
     }
+    sweep_names(roots);
     events::rotate(roots);
     sweep_ranges(roots);
     crate::volume::sweep(roots);
@@ -102,8 +104,9 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
     };
     let Ok(status) = folders.status() else { return };
     match status {
-        None => removal::discard(roots, &record),
+        None => removal::undo(roots, &record),
         Some(status) if status.restarts() => {
+            undo_start(roots, &record, &status);
             let _ = monitor::adopt::start(roots, id, &lock);
         }
         Some(status) if status.runs() || status.state == State::Restarting => {
@@ -135,8 +138,8 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
             if folders.write_status(&ended).is_err() {
                 return;
             }
-            removal::remove_cgroup(&record);
             if again {
+                undo_start(roots, &record, &ended);
                 let _ = monitor::adopt::start(roots, id, &lock);
             } else {
                 // As in inspect: nobody saw it.
@@ -149,10 +152,39 @@ fn tend(roots: &Roots, id: &str, in_trash: bool) {
     }
 }
 
+/// Undoes what a life has left that nobody saw the end of: the next one wants the same address and ports.
+fn undo_start(roots: &Roots, record: &Record, status: &Status) {
+    removal::remove_cgroup(record);
+    removal::release_range(roots, &record.id, status);
+    crate::network::leave(roots, &record.id);
+}
+
 /// Undoes what a start has made, of a container that does not run.
 fn put_away(record: &Record, folders: &Folders) {
     removal::remove_cgroup(record);
     removal::delete_run_folder(folders);
+}
+
+/// Lets go of names that their containers do not have. There are more names than containers then, so nothing else is
+/// looked at where there are not.
+fn sweep_names(roots: &Roots) {
+    let links = names(&roots.state.join("names"));
+    if links.len() <= names(&roots.state.join("containers")).len() {
+        return;
+    }
+    for name in links {
+        let Ok(id) = fs::read_link(roots.state.join("names").join(&name)) else { continue };
+        let id = id.to_string_lossy();
+        let folders = roots.folders(&id);
+        let stale = match folders.change() {
+            // Who renames it has it locked; a container that is being made has no record yet.
+            Ok(_alone) => folders.record().is_ok_and(|record| record.name != name),
+            Err(err) => err.kind() == Kind::NotFound,
+        };
+        if stale {
+            roots.release_name(&name, &id);
+        }
+    }
 }
 
 /// Lets go of ranges whose holders do not run.

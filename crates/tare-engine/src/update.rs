@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use rustix::fs::FlockOperation;
 use tare_cgroup::Hierarchies;
 use tare_network::rate::{self, Limits};
 use tare_network::{Folders, Networks};
@@ -97,9 +96,7 @@ impl Engine {
     pub fn update(&self, container: &str, update: &Update) -> Result<()> {
         let folders = self.find(container)?;
         let what = || format!("update {container}");
-        // One after the other: each reads what the one before has written.
-        let lock = File::open(&folders.state).doing(what)?;
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive).doing(what)?;
+        let _alone = folders.change().doing(what)?;
         let mut record = folders.record()?;
         let before = record.request.clone();
         update.apply(&mut record.request.host_config);

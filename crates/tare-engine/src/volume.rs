@@ -378,7 +378,7 @@ impl Engine {
 
     /// The volumes, by name.
     pub fn volumes(&self) -> Result<Vec<Volume>> {
-        sweep(&self.roots);
+        crate::sweep::sweep(&self.roots)?;
         let mut list = Vec::new();
         for name in names(&self.roots.state.join("volumes")) {
             if check_name(&name).is_err() {
@@ -427,7 +427,6 @@ impl Engine {
     /// Removes the volumes that no container has and that `chosen` takes.
     pub fn prune_volumes(&self, chosen: &dyn Fn(&Volume) -> bool) -> Result<Pruned> {
         need_root()?;
-        crate::sweep::sweep(&self.roots)?;
         let mut pruned = Pruned::default();
         for volume in self.volumes()? {
             if !volume.users.is_empty() || !chosen(&volume) {

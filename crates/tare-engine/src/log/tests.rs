@@ -55,6 +55,22 @@ fn a_damaged_line_hides_nothing_else() {
 }
 
 #[test]
+fn a_line_that_was_cut_off_by_a_kill_is_taken_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.json");
+    writer(&path, u64::MAX, 1).write(Stream::Stdout, b"a\n");
+    let whole = fs::read(&path).unwrap();
+    for cut in [&br#"{"log":"b"#[..], &vec![b'x'; 100_000]] {
+        fs::write(&path, [&whole[..], cut].concat()).unwrap();
+        writer(&path, u64::MAX, 1).write(Stream::Stdout, b"b\n");
+        assert_eq!(read(&path, &LogQuery::default()).0, "a\nb\n");
+    }
+    fs::write(&path, b"{").unwrap();
+    writer(&path, u64::MAX, 1).write(Stream::Stdout, b"b\n");
+    assert_eq!(read(&path, &LogQuery::default()).0, "b\n");
+}
+
+#[test]
 fn full_files_are_put_aside_and_the_oldest_goes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log.json");

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 use tare_sys::time::Moment;
@@ -13,6 +13,8 @@ use crate::policy::{Keep, Logging};
 
 /// Longest piece of a line, bytes.
 const PIECE: usize = 16 * 1024;
+/// No line of the file is longer, bytes: each byte of a piece takes at most six, and attributes are small.
+const LONGEST_LINE: u64 = 256 * 1024;
 
 /// Writes the log. The file is made with the first output: a silent container has none.
 #[derive(Debug)]
@@ -144,8 +146,9 @@ impl Writer {
             self.next_file();
         }
         if self.file.is_none() {
-            self.file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path).ok();
-            self.size = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
+            let mut options = OpenOptions::new();
+            self.file = options.read(true).append(true).create(true).mode(0o600).open(&self.path).ok();
+            self.size = self.file.as_ref().and_then(|file| whole(file).ok()).unwrap_or(0);
         }
         let note = (self.lost > 0).then(|| {
             // The line before may have been cut in its middle.
@@ -178,6 +181,25 @@ impl Writer {
             let _ = fs::rename(aged(&self.path, age), aged(&self.path, age + 1));
         }
     }
+}
+
+/// How long the file is without a line that was cut off: a monitor that is killed while it writes one has not taken the
+/// output out of its FIFO yet, so it is written again.
+fn whole(file: &File) -> std::io::Result<u64> {
+    let length = file.metadata()?.len();
+    let mut last = *b"\n";
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
+    }
+    if last == *b"\n" {
+        return Ok(length);
+    }
+    let mut tail = vec![0; length.min(LONGEST_LINE) as usize];
+    let start = length - tail.len() as u64;
+    file.read_exact_at(&mut tail, start)?;
+    let end = tail.iter().rposition(|byte| *byte == b'\n').map_or(start, |at| start + at as u64 + 1);
+    file.set_len(end)?;
+    Ok(end)
 }
 
 /// How much of a long line goes into its next piece: not half a character.

@@ -276,12 +276,14 @@ impl Monitor {
         }
         let own = self.record.request.config.stop_timeout.map(|seconds| u64::from(seconds) * 1000);
         let timeout = Duration::from_millis(timeout.or(own).unwrap_or(STOP_TIMEOUT));
-        self.signal(signal.unwrap_or(self.record.stop_signal));
+        let signal = signal.unwrap_or(self.record.stop_signal);
+        self.signal(signal);
         if self.status.state == State::Paused {
             // Frozen it could not obey.
             self.freeze(false)?;
         }
-        self.times.kill = Some(Instant::now() + timeout);
+        // One that was killed is not killed again.
+        self.times.kill = (signal != 9).then(|| Instant::now() + timeout);
         Ok(false)
     }
 
