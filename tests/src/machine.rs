@@ -110,10 +110,16 @@ impl Remote {
         Remote { namespace, machine, address, machine6, link }
     }
 
+    /// What precedes a command that is to run on it.
+    pub fn words(&self) -> Vec<String> {
+        vec!["nsenter".to_owned(), format!("--net=/run/netns/{}", self.namespace)]
+    }
+
     /// A command on it.
     pub fn command(&self, words: &[&str]) -> Tare {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.namespace)).args(words);
+        let before = self.words();
+        let mut command = Command::new(&before[0]);
+        command.args(&before[1..]).args(words);
         Tare::of(command)
     }
 

@@ -270,17 +270,77 @@ fn ipv6_is_reached_from_other_hosts() {
 }
 
 #[test]
-fn fifty_at_once_have_fifty_addresses_and_leave_nothing() {
+fn a_macvlan_link_is_on_the_hosts_own_network() {
+    let (host, remote) = (Host::new(), Remote::new());
+    let subnet = format!("{}.0/24", remote.machine.rsplit_once('.').unwrap().0);
+    let range = subnet.replace(".0/24", ".128/25");
+    let parent = format!("parent={}", remote.link);
+    host.tare([
+        "network",
+        "create",
+        "-d",
+        "macvlan",
+        "-o",
+        &parent,
+        "--subnet",
+        &subnet,
+        "--ip-range",
+        &range,
+    ])
+    .args(["--gateway", &remote.address, "lan"])
+    .run()
+    .ok();
+    serving(&host, &["--name", "web", "--network", "lan"]);
+    let web = address(&host, "web", "lan");
+    assert!(web.ends_with(".128"), "{web}");
+    eventually("it is reached from the other host, as a host of its own", || {
+        get_from(&remote, &web, 80) == "hello"
+    });
+    assert_eq!(inside(&host, "lan", &ask(&web, 80)), "hello", "and from its neighbour");
+    let said =
+        inside(&host, "lan", &format!("(ping -c 1 -W 5 {} && ping -c 1 -W 5 web) 2>&1", remote.address));
+    assert_eq!(said.matches(" 0% packet loss").count(), 2, "{said}");
+    assert_eq!(get(&web, 80), "", "but not from the host itself");
+    host.tare(["rm", "-f", "web"]).run().ok();
+    host.tare(["network", "rm", "lan"]).run().ok();
+    assert!(run(&["ip", "-o", "link"]).contains(&remote.link), "its parent stays");
+}
+
+#[test]
+fn two_engines_on_one_machine_do_not_share_a_subnet() {
+    own_network();
+    let (one, other) = (Host::new(), Host::new());
+    for host in [&one, &other] {
+        host.tare(["network", "create", "lan"]).run().ok();
+        // Looked at, it is there: both choose the same.
+        host.tare(["network", "inspect", "bridge"]).run().ok();
+        host.busybox();
+    }
+    let on = |host: &Host, network: &str| {
+        host.tare(["run", "--rm", "--network", network, "busybox", "true"]).run()
+    };
+    for network in ["lan", "bridge"] {
+        on(&one, network).ok();
+        on(&other, network).fails(125).complains_of(&["overlaps with", "which the host has a route to"]);
+    }
+    on(&other, "bridge").ok();
+    other.tare(["network", "rm", "lan"]).run().ok();
+    other.tare(["network", "create", "lan"]).run().ok();
+    on(&other, "lan").ok();
+}
+
+#[test]
+fn a_hundred_at_once_have_a_hundred_addresses_and_leave_nothing() {
     let host = Host::new();
     host.busybox();
     let calls: Vec<_> =
-        (0..50).map(|_| host.tare(["run", "-d", "--rm", "busybox", "sleep", "600"]).start()).collect();
+        (0..100).map(|_| host.tare(["run", "-d", "--rm", "busybox", "sleep", "600"]).start()).collect();
     let ids: Vec<String> =
-        calls.into_iter().map(|call| call.wait_within(Duration::from_secs(120)).ok()).collect();
+        calls.into_iter().map(|call| call.wait_within(Duration::from_secs(300)).ok()).collect();
     let mut addresses: Vec<_> = ids.iter().map(|id| address(&host, id, "bridge")).collect();
     addresses.sort();
     addresses.dedup();
-    assert_eq!(addresses.len(), 50, "{addresses:?}");
+    assert_eq!(addresses.len(), 100, "{addresses:?}");
     host.tare(["rm", "-f"]).args(&ids).run().ok();
     let ruleset = run(&["nft", "list", "ruleset"]);
     assert!(!ruleset.contains("\"tv"), "elements are left: {ruleset}");

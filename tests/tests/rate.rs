@@ -80,6 +80,19 @@ fn a_rate_holds_within_a_tenth_each_way_and_can_be_changed_while_it_runs() {
 }
 
 #[test]
+fn a_slow_rate_holds_within_a_tenth_and_stats_tell_what_it_dropped() {
+    let host = Host::new();
+    let address = container(&host, &["--net-rate", "in=1mbit,out=500kbit"]);
+    let _server = Server::start(&host, "limited");
+    is_about(&address, false, 1.0);
+    is_about(&address, true, 0.5);
+    let words = ["stats", "--no-stream", "--format", "{{.NetDropped}}", "limited"];
+    let said = host.tare(words).run().ok();
+    let dropped: Vec<u64> = said.trim().split(" / ").filter_map(|number| number.parse().ok()).collect();
+    assert!(dropped.len() == 2 && dropped[0] > 0 && dropped[1] > 0, "{said}");
+}
+
+#[test]
 fn a_delay_is_felt_or_its_absence_from_the_kernel_said() {
     let host = Host::new();
     host.tare(["network", "create", "lan"]).run().ok();

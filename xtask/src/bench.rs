@@ -8,6 +8,7 @@ mod contender;
 mod engine;
 mod image;
 mod measure;
+mod network;
 mod oci;
 mod report;
 
@@ -31,14 +32,15 @@ struct Options {
     binary: Option<PathBuf>,
 }
 
-/// `cargo xtask bench start|oci|image|engine OPTIONS`.
+/// `cargo xtask bench start|oci|image|engine|network OPTIONS`.
 pub fn chore(words: &[&str]) -> Result<ExitCode> {
     match words.split_first() {
         Some((&"start", rest)) => start_chore(rest),
         Some((&"oci", rest)) => oci::chore(rest),
         Some((&"image", rest)) => image::chore(rest),
         Some((&"engine", rest)) => engine::chore(rest),
-        _ => bail!("the benches are start, oci, image and engine"),
+        Some((&"network", rest)) => network::chore(rest),
+        _ => bail!("the benches are start, oci, image, engine and network"),
     }
 }
 

@@ -22,6 +22,7 @@ mod client;
 mod health;
 pub mod message;
 mod output;
+mod ports;
 pub mod restart;
 
 use std::cell::Cell;
@@ -36,6 +37,7 @@ use tare_network::names::Server;
 use tare_network::proxy::Proxy;
 use tare_runtime::{Launch, Running};
 use tare_sys::channel::Channel;
+use tare_sys::netlink::Netlink;
 use tare_sys::process::{self, Ended, Side};
 use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
@@ -159,6 +161,8 @@ enum Source {
     Names,
     /// A published port that it serves itself.
     Proxy,
+    /// Somebody has changed the host's firewall.
+    Firewall,
     /// The check of its health that is under way.
     Probe,
 }
@@ -180,6 +184,8 @@ struct Times {
     listen: Option<Instant>,
     /// See whether it is healthy.
     probe: Option<Instant>,
+    /// See whether the host's firewall drops what it was not told to let in.
+    firewall: Option<Instant>,
 }
 
 /// The container's process.
@@ -220,6 +226,8 @@ struct Monitor {
     proxy: Option<Proxy>,
     /// Sockets that hold its ports, from before this monitor was executed again.
     ports: Vec<OwnedFd>,
+    /// Tells of changes of the host's firewall, where it has ports.
+    firewall: Option<Netlink>,
     log: Writer,
     listener: Option<OwnedFd>,
     clients: Vec<Client>,
@@ -255,6 +263,7 @@ impl Monitor {
             names: None,
             proxy: None,
             ports: Vec::new(),
+            firewall: None,
             log,
             listener: None,
             clients: Vec::new(),
@@ -452,6 +461,9 @@ impl Monitor {
         if let Some(names) = &self.names {
             add(Source::Names, names.as_fd(), PollFlags::IN);
         }
+        if let Some(firewall) = &self.firewall {
+            add(Source::Firewall, firewall.as_fd(), PollFlags::IN);
+        }
         if let Some(listener) = &self.listener {
             add(Source::Control, listener.as_fd(), PollFlags::IN);
         }
@@ -474,8 +486,9 @@ impl Monitor {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let Times { settle, flush, kill, restart, take, listen, probe } = self.times;
-        let next = [settle, flush, kill, restart, take, listen, probe].into_iter().flatten().min()?;
+        let Times { settle, flush, kill, restart, take, listen, probe, firewall } = self.times;
+        let next =
+            [settle, flush, kill, restart, take, listen, probe, firewall].into_iter().flatten().min()?;
         let left = next.saturating_duration_since(Instant::now());
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
     }
@@ -498,8 +511,12 @@ impl Monitor {
         if due(&mut self.times.probe) {
             self.check();
         }
+        if due(&mut self.times.firewall) {
+            self.look_at_firewall();
+        }
         if due(&mut self.times.settle) {
             self.make_small();
+            self.watch_firewall();
         }
     }
 
@@ -515,6 +532,7 @@ impl Monitor {
                     proxy.serve();
                 }
             }
+            Source::Firewall => self.firewall_changed(),
             Source::Names => {
                 if let Some(names) = &mut self.names {
                     names.serve();
@@ -566,6 +584,7 @@ impl Monitor {
         self.names = None;
         self.proxy = None;
         self.ports.clear();
+        self.times.firewall = None;
         let _ = self.joined.leave(&self.roots);
         if self.small {
             crate::network::leave(&self.roots, &self.record.id);

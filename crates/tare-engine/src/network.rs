@@ -7,10 +7,11 @@
 //! A container holds its addresses and ports from its start to its end; a sweep takes back what a killed one
 //! has left.
 
+pub mod ports;
 pub mod shape;
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -19,7 +20,7 @@ use tare_network::endpoint::Wanted as WantedEndpoint;
 use tare_network::firewall::Firewall;
 use tare_network::names::{Server, Sockets};
 use tare_network::network::{DEFAULT, Network, WantedNetwork};
-use tare_network::port::{self, Protocol, Published, Reserved, Wanted as WantedPort};
+use tare_network::port::{Published, Reserved};
 use tare_network::proxy::Proxy;
 use tare_network::{Endpoint, Folders, Networks, link, rate};
 use tare_sys::{Context, Error, Kind, Result};
@@ -30,7 +31,7 @@ use crate::events::{self, Event};
 use crate::files::Place;
 use crate::name_server;
 use crate::policy::{self, Share};
-use crate::request::{CreateRequest, EndpointSettings, PortBinding};
+use crate::request::{CreateRequest, EndpointSettings};
 use crate::sweep;
 
 /// What a container holds on networks from its start to its end.
@@ -39,7 +40,7 @@ pub struct Joined {
     /// Its networks, in the order of its links.
     pub connections: Vec<Connection>,
     /// Its ports; held by being open.
-    reserved: Vec<Reserved>,
+    pub reserved: Vec<Reserved>,
 }
 
 /// The networks of an engine.
@@ -125,84 +126,12 @@ fn endpoint(settings: &EndpointSettings) -> Result<WantedEndpoint> {
     })
 }
 
-/// `80`, `80/udp`, `8000-8010/tcp` as numbers.
-fn container_ports(text: &str) -> Result<(u16, u16, Protocol)> {
-    let wrong = || {
-        Error::new(Kind::Usage, format!("invalid containerPort: {text}"))
-            .hint("for example 80, 53/udp, 8000-8010")
-    };
-    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-    let number = |text: &str| text.parse().ok().filter(|port: &u16| *port != 0).ok_or_else(wrong);
-    let (first, last) = (number(first)?, number(last)?);
-    if first > last {
-        return Err(wrong());
-    }
-    Ok((first, last, protocol.parse()?))
-}
-
-/// The ports that a request publishes, and what `-P` adds to them. Pure.
-pub fn wanted_ports(request: &CreateRequest, exposed: &[String]) -> Result<Vec<WantedPort>> {
-    let mut all = Vec::new();
-    for (container, bindings) in &request.host_config.port_bindings {
-        let (first, last, protocol) = container_ports(container)?;
-        let binding = [PortBinding::default()];
-        let bindings = match bindings.as_deref() {
-            None | Some([]) => &binding[..],
-            Some(bindings) => bindings,
-        };
-        for binding in bindings {
-            let address = match binding.host_ip.as_str() {
-                "" => None,
-                text => Some(text.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| {
-                    Error::new(Kind::Usage, format!("invalid IP address {text:?} of a published port"))
-                        .hint("for example 127.0.0.1:8080:80 or [::1]:8080:80")
-                })?),
-            };
-            let (low, high) = host_ports(&binding.host_port)?;
-            for (at, container_port) in (first..=last).enumerate() {
-                let ports = match (low, high - low == last - first && first != last) {
-                    (0, _) => 0..=0,
-                    // Ranges of one length go in step.
-                    (low, true) => low + at as u16..=low + at as u16,
-                    (low, false) => low..=high,
-                };
-                all.push(WantedPort { protocol, address, ports, container_port });
-            }
-        }
-    }
-    if request.host_config.publish_all_ports {
-        for text in request.config.exposed_ports.keys().chain(exposed) {
-            let (first, last, protocol) = container_ports(text)?;
-            for container_port in first..=last {
-                let said =
-                    |want: &WantedPort| want.protocol == protocol && want.container_port == container_port;
-                if !all.iter().any(said) {
-                    all.push(WantedPort { protocol, address: None, ports: 0..=0, container_port });
-                }
-            }
-        }
-    }
-    Ok(all)
-}
-
-fn host_ports(text: &str) -> Result<(u16, u16)> {
-    let wrong = || {
-        Error::new(Kind::Usage, format!("invalid hostPort: {text}"))
-            .hint("a port from 1 to 65535, or a range of them")
-    };
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let number = |text: &str| if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| wrong()) };
-    let (first, last) = (number(first)?, number(last)?);
-    if first > last || (first == 0 && last != 0) { Err(wrong()) } else { Ok((first, last)) }
-}
-
 /// Claims what a container wants on networks. On failure all is given back.
 pub fn claim(roots: &Roots, record: &Record) -> Result<Joined> {
     let request = &record.request;
     let wanted = wanted(request)?;
     let exposed: Vec<String> = record.image.exposed_ports.iter().cloned().collect();
-    let ports = wanted_ports(request, &exposed)?;
+    let ports = ports::wanted_ports(request, &exposed)?;
     if wanted.is_empty() {
         return Ok(Joined::default());
     }
@@ -214,7 +143,7 @@ pub fn claim(roots: &Roots, record: &Record) -> Result<Joined> {
             let endpoint = claim_one(roots, &networks, &network, record, &endpoint(settings)?, at)?;
             joined.connections.push(Connection { network, endpoint });
         }
-        joined.reserved = publish(roots, &networks, &mut joined.connections, &record.id, ports)?;
+        joined.reserved = ports::publish(roots, &networks, &mut joined.connections, &record.id, ports)?;
         Ok(())
     })();
     match claimed {
@@ -243,57 +172,6 @@ fn claim_one(
         }
         claimed => claimed,
     }
-}
-
-/// Reserves ports, and leads them to the first network that the outside can reach.
-fn publish(
-    roots: &Roots,
-    networks: &Networks,
-    connections: &mut [Connection],
-    container: &str,
-    mut ports: Vec<WantedPort>,
-) -> Result<Vec<Reserved>> {
-    if ports.is_empty() {
-        return Ok(Vec::new());
-    }
-    let open = |connection: &&mut Connection| connection.network.has_bridge() && !connection.network.internal;
-    let Some(connection) = connections.iter_mut().find(open) else {
-        // As Docker does: an internal network is reached by nobody outside.
-        return Ok(Vec::new());
-    };
-    if let Some(address) = connection.network.publish_at() {
-        for port in &mut ports {
-            port.address = port.address.or(Some(address));
-        }
-    }
-    let reserved = match port::reserve(&ports) {
-        Err(err) if err.kind() == Kind::Conflict => {
-            sweep::sweep(roots)?;
-            port::reserve(&ports).map_err(|err| match_owner(err, networks, &ports, container))
-        }
-        reserved => reserved,
-    }?;
-    connection.endpoint.ports = reserved.iter().map(|reserved| reserved.published).collect();
-    Ok(reserved)
-}
-
-/// A port of another container's is named by that.
-fn match_owner(err: Error, networks: &Networks, ports: &[WantedPort], container: &str) -> Error {
-    for want in ports {
-        let published = Published {
-            protocol: want.protocol,
-            address: want.address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()),
-            port: *want.ports.start(),
-            container_port: want.container_port,
-        };
-        if let Some(owner) = networks.owner(&published, container) {
-            return err.context(format!(
-                "publish port {}/{}: it is the container's {owner}",
-                published.port, published.protocol
-            ));
-        }
-    }
-    err
 }
 
 impl Joined {
@@ -375,16 +253,10 @@ fn limit(record: &Record, connections: &[Connection], netns: BorrowedFd<'_>) -> 
     if limits.is_empty() { Ok(()) } else { rate::hold(limits, connections, netns) }
 }
 
-/// The proxy of a container that runs, for a monitor that takes over with these sockets.
-pub fn reopen_proxy(roots: &Roots, id: &str, sockets: &[OwnedFd]) -> Option<Proxy> {
-    if sockets.is_empty() {
-        return None;
-    }
-    let connections = networks(roots).connections(id).ok()?;
-    let endpoint = connections.into_iter().map(|c| c.endpoint).find(|endpoint| !endpoint.ports.is_empty())?;
-    let reserved: Vec<Reserved> =
-        sockets.iter().filter_map(|socket| port::recognize(socket, &endpoint.ports)).collect();
-    Proxy::open(&reserved, endpoint.ipv4, endpoint.ipv6).ok().flatten()
+/// Packets that a running container's limits have dropped; `None` where it has just ended.
+pub fn dropped(roots: &Roots, id: &str, pid: i32) -> Option<(u64, u64)> {
+    let netns = netns_of(pid).ok()?;
+    rate::dropped(&networks(roots).connections(id).ok()?, netns.as_fd()).ok()
 }
 
 /// The name server of a container that runs, for a monitor that takes over, with the sockets that it was left if it
@@ -706,7 +578,7 @@ pub fn check(request: &CreateRequest, exposed: &[String]) -> Result<()> {
     for (_, settings) in wanted(request)? {
         endpoint(&settings)?;
     }
-    let ports = wanted_ports(request, exposed)?;
+    let ports = ports::wanted_ports(request, exposed)?;
     let sharing = policy::sharing(&request.host_config)?;
     if let (Share::Container(_), Some(port)) = (&sharing.network, ports.first()) {
         return Err(Error::new(

@@ -25,6 +25,8 @@ pub struct Usage {
     /// Bytes received and sent by the interfaces of its network namespace, the loopback left out; `None` where that
     /// is the host's.
     pub network: Option<(u64, u64)>,
+    /// Packets that its limits on the network have dropped, for it and from it; `None` where it has none.
+    pub dropped: Option<(u64, u64)>,
     /// How long some of its processes had to wait, in percent of the last 10 seconds; `None` where the kernel or the
     /// cgroup does not say.
     pub pressure: Pressure,
@@ -97,14 +99,16 @@ impl Engine {
             let pids: Vec<i32> = processes.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
             let stats = if running { cgroup.stats().unwrap_or_default() } else { Stats::default() };
             let created = Moment::parse(&record.created).map_or(0, |moment| moment.0);
+            let limited = running && !record.request.host_config.network_limits.is_empty();
             let usage = Usage {
                 id,
-                name: record.name,
+                name: record.name.clone(),
                 at: Moment::now(),
                 running,
                 io: stats.io.map_or_else(|| io_of(&pids), |io| (io.read_bytes, io.write_bytes)),
                 cgroup: stats,
                 network: running.then(|| network_of(status.pid)).flatten(),
+                dropped: limited.then(|| crate::network::dropped(roots, &record.id, status.pid)).flatten(),
                 pressure: if running { pressure_of(&cgroup) } else { Pressure::default() },
                 host_time: host.time,
                 cpus: host.cpus,

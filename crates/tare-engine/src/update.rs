@@ -1,6 +1,7 @@
-//! `update`: other limits for a container that exists. What is written down counts from the next start on;
+//! `update`: other limits and published ports for a container that exists. What is written down counts from the next start on;
 //! if it runs, it holds at once as well.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 
@@ -11,8 +12,9 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use crate::engine::Engine;
 use crate::events::Event;
-use crate::request::{HostConfig, RestartPolicy};
-use crate::{facts, policy};
+use crate::monitor::message::Order;
+use crate::request::{Empty, HostConfig, PortBinding, RestartPolicy};
+use crate::{facts, network, policy};
 
 /// What is to be different; `None`: as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub struct Update {
     pub blkio_weight: Option<u16>,
     /// When it is started again.
     pub restart_policy: Option<RestartPolicy>,
+    /// The ports that are published, in place of those before.
+    pub port_bindings: Option<BTreeMap<String, Option<Vec<PortBinding>>>>,
     /// Bits a second that it can get; 0: as many as come.
     pub net_in: Option<u64>,
     /// Bits a second that it can send; 0: as many as it likes.
@@ -88,6 +92,9 @@ impl Update {
         if let Some(policy) = &self.restart_policy {
             host.restart_policy.clone_from(policy);
         }
+        if let Some(ports) = &self.port_bindings {
+            host.port_bindings.clone_from(ports);
+        }
     }
 }
 
@@ -98,7 +105,7 @@ impl Engine {
         let what = || format!("update {container}");
         let _alone = folders.change().doing(what)?;
         let mut record = folders.record()?;
-        let before = record.request.clone();
+        let before = record.clone();
         update.apply(&mut record.request.host_config);
         let host = &record.request.host_config;
         if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
@@ -107,7 +114,7 @@ impl Engine {
         }
         let hierarchies = Hierarchies::discover()?;
         let facts = facts::gather(&record.request, &hierarchies).doing(what)?;
-        let (old, new) = (&before.host_config, &record.request.host_config);
+        let (old, new) = (&before.request.host_config, &record.request.host_config);
         let change = policy::change_of_resources(old, new, &facts).doing(what)?;
         let back = policy::change_of_resources(new, old, &facts);
         let limits = &mut record.request.host_config.network_limits;
@@ -119,16 +126,36 @@ impl Engine {
         };
         let limits = *limits;
         policy::check_network(&record.request.host_config).doing(what)?;
+        let ports = &record.request.host_config.port_bindings;
+        let publishes = *ports != before.request.host_config.port_bindings;
+        if publishes {
+            // As at its start: what is published is exposed as well.
+            let exposed = ports.keys().map(|port| (port.clone(), Empty {}));
+            record.request.config.exposed_ports.extend(exposed);
+            network::check(&record.request, &[]).doing(what)?;
+        }
         if let Some(status) = folders.status()?
             && let Some(_process) = status.process()
         {
             let cgroup = crate::cgroup::open(&hierarchies, &record);
-            if let Err(err) = cgroup.update(&change) {
+            let undo = || {
                 // What went before the one that failed goes back to what it was.
-                if let Ok(back) = back {
-                    let _ = cgroup.update(&back);
+                if let Ok(back) = &back {
+                    let _ = cgroup.update(back);
                 }
+            };
+            if let Err(err) = cgroup.update(&change) {
+                undo();
                 return Err(err.context(what()));
+            }
+            if publishes {
+                // Its monitor reads what it is to publish.
+                folders.write_record(&record).doing(what)?;
+                if let Err(err) = self.order(&folders, &Order::Republish) {
+                    undo();
+                    folders.write_record(&before).doing(what)?;
+                    return Err(err.context(what()));
+                }
             }
             // The pidfd sees to it that the number is still this process's.
             let netns = File::open(format!("/proc/{}/ns/net", status.pid)).doing(what)?;

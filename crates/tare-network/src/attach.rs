@@ -55,7 +55,10 @@ impl Networks {
             connections.iter().for_each(inside);
             Netlink::open()
         })??;
-        for (metric, inner) in (first..).zip(&inners) {
+        for ((metric, inner), connection) in (first..).zip(&inners).zip(connections) {
+            if !connection.network.has_bridge() {
+                link::raise_macvlan(&mut container, inner.name)?;
+            }
             link::configure(&mut container, inner, metric)?;
         }
         self.publish(connections)
@@ -87,8 +90,7 @@ impl Networks {
             return Ok(inner);
         }
         let bridge = self.bridge(host, network)?;
-        let port = link::Port { isolated: network.isolated, hairpin: !endpoint.ports.is_empty() };
-        link::make_pair(host, &endpoint.host_link, bridge, port, &inner)?;
+        link::make_pair(host, &endpoint.host_link, bridge, port(connection), &inner)?;
         Ok(inner)
     }
 
@@ -123,6 +125,42 @@ impl Networks {
             }
         }
         self.reload()
+    }
+
+    /// Publishes other ports of a container that is on a network, in one transaction of the firewall.
+    pub fn republish(&self, old: &Connection, new: &Connection) -> Result<()> {
+        let [mut gone, mut there] = [Elements::default(), Elements::default()];
+        gone.endpoint(&old.network, &old.endpoint);
+        there.endpoint(&new.network, &new.endpoint);
+        let publishes = !new.endpoint.ports.is_empty();
+        if publishes && old.endpoint.ports.is_empty() {
+            link::set_port(&mut Netlink::open()?, &new.endpoint.host_link, port(new))?;
+        }
+        {
+            let _lock = Lock::shared(&self.folders)?;
+            let mut firewall = Firewall::open(self.table.clone())?;
+            let changed = firewall.change(&gone.without(&there), &there.without(&gone));
+            match changed {
+                // Flushed by somebody.
+                Err(err) if err.kind() == Kind::NotFound => new.endpoint.write(&self.folders)?,
+                Err(err) => return Err(err),
+                Ok(()) => {
+                    new.endpoint.write(&self.folders)?;
+                    return if publishes { firewall.look_around() } else { Ok(()) };
+                }
+            }
+        }
+        self.reload()
+    }
+
+    /// Sees whether the host's firewall drops what it was not told to let in, and lets the rules know.
+    pub fn look_around(&self) -> Result<()> {
+        let _lock = Lock::shared(&self.folders)?;
+        match Firewall::open(self.table.clone())?.look_around() {
+            // Flushed by somebody: nothing is published.
+            Err(err) if err.kind() == Kind::NotFound => Ok(()),
+            result => result,
+        }
     }
 
     /// Says whose port it is that is taken.
@@ -222,4 +260,9 @@ impl Networks {
             }
         }
     }
+}
+
+/// How the bridge treats the container's link.
+fn port(Connection { network, endpoint }: &Connection) -> link::Port {
+    link::Port { isolated: network.isolated, hairpin: !endpoint.ports.is_empty() }
 }

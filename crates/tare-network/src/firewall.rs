@@ -22,6 +22,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::io::Errno;
+use tare_sys::iptables::{self, Ip};
 use tare_sys::netlink::{Netlink, Request};
 use tare_sys::{Error, Kind, Result};
 
@@ -139,6 +140,13 @@ impl Firewall {
         Ok(())
     }
 
+    /// Removes elements and adds others in one transaction: no packet sees anything in between.
+    pub fn change(&mut self, remove: &Elements, add: &Elements) -> Result<()> {
+        let mut requests = message::remove_elements(&self.table, &remove.0)?;
+        requests.append(&mut message::add_elements(&self.table, &add.0)?);
+        self.netlink.transaction(&requests).map_err(explain)
+    }
+
     /// Makes the tables anew, with what these networks and endpoints need, in one transaction: no packet sees
     /// anything in between.
     pub fn rebuild(&mut self, networks: &[Network], endpoints: &[Endpoint]) -> Result<()> {
@@ -165,17 +173,27 @@ impl Firewall {
                 family => families.push(family),
             }
         }
+        for ip in [Ip::V4, Ip::V6] {
+            if iptables::drops(ip, INPUT)? {
+                families.push(if ip == Ip::V4 { IPV4[0] } else { IPV6[0] });
+            }
+        }
         families.sort_unstable();
         families.dedup();
         Ok(families)
     }
 
-    /// Other people's chains on a hook that drop what they do not accept. firewalld's do so by a rule, not by policy.
+    /// Other people's chains on a hook that drop what they do not accept: by their policy, or by a last rule.
+    /// firewalld's do so somewhere below.
     fn foreign(&mut self, hook: u32) -> Result<Vec<message::Foreign>> {
         let mut all = message::chains(&mut self.netlink)?;
-        all.retain(|chain| {
-            chain.hook == hook && (chain.drops || chain.table == "firewalld") && chain.table != self.table
-        });
+        all.retain(|chain| chain.hook == hook && chain.table != self.table);
+        for chain in &mut all {
+            if !chain.drops && chain.table != "firewalld" {
+                chain.drops = message::ends_all(&mut self.netlink, chain)?;
+            }
+        }
+        all.retain(|chain| chain.drops || chain.table == "firewalld");
         Ok(all)
     }
 
@@ -184,7 +202,14 @@ impl Firewall {
         const FORWARD: u32 = 2;
         let mut all = self.foreign(FORWARD)?;
         all.retain(|chain| chain.drops);
-        Ok(all.into_iter().map(|chain| format!("{} of table {}", chain.name, chain.table)).collect())
+        let mut all: Vec<String> =
+            all.into_iter().map(|chain| format!("{} of table {}", chain.name, chain.table)).collect();
+        for (ip, program) in [(Ip::V4, "iptables-legacy"), (Ip::V6, "ip6tables-legacy")] {
+            if iptables::drops(ip, FORWARD)? {
+                all.push(format!("FORWARD of {program}"));
+            }
+        }
+        Ok(all)
     }
 
     /// Looks again whether the host's firewall drops, and lets the rules know.
@@ -270,8 +295,8 @@ const NAME: u32 = 4;
 /// What comes from a container must have the addresses that it was given (on its own network a container could
 /// else answer for any other, and take over what is meant for it).
 fn sources(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
+    // First what most frames are: each costs one search, where "is it ours" before it would make that two.
     let from = || Rule::new().meta(0, Meta::From);
-    add(from()?.among(0, LINKS.name, false)?.verdict(Verdict::Accept)?)?;
     let ether = |kind: &[u8]| from()?.meta(NAME, Meta::Protocol)?.compare(NAME, true, kind);
     // Ethernet's source is at 6; IPv4's source at 12, IPv6's at 8; ARP's sender at 8 and 14.
     add(ether(&ETHER_IPV4)?
@@ -289,16 +314,15 @@ fn sources(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
         .payload(NAME + 2, Base::Network, 14, 4)?
         .among(0, "from4", true)?
         .verdict(Verdict::Accept)?)?;
-    add(Rule::new().verdict(Verdict::Drop)?)
+    add(from()?.among(0, LINKS.name, true)?.verdict(Verdict::Drop)?)
 }
 
 /// `route_localnet`, which lets the host reach published ports by 127.0.0.1, would also let containers reach
 /// what listens there (CVE-2020-8558).
 fn loopback(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
+    add(Rule::new().meta(0, Meta::From)?.among(0, "bridges", false)?.verdict(Verdict::Accept)?)?;
     for offset in [16, 12] {
         add(Rule::new()
-            .meta(0, Meta::From)?
-            .among(0, "bridges", true)?
             .meta(0, Meta::Family)?
             .compare(0, true, &IPV4)?
             .payload(0, Base::Network, offset, 1)?
@@ -337,6 +361,7 @@ fn client(family: &[u8], source: u32, words: u32) -> Result<Rule> {
 }
 
 fn admit(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
+    add(Rule::new().known()?.verdict(Verdict::Accept)?)?;
     // What our own proxy serves, and what is no port of ours, goes on.
     for (family, set, ports, at, source, words) in
         [(IPV4, "admitted4", "ports4", "at4", 12, 1), (IPV6, "admitted6", "ports6", "at6", 8, 4)]
@@ -451,6 +476,11 @@ fn postrouting(add: &mut dyn FnMut(Rule) -> Result<()>) -> Result<()> {
 pub struct Elements(Vec<Element>);
 
 impl Elements {
+    /// Those of them that are not among the others.
+    pub fn without(&self, others: &Elements) -> Elements {
+        Elements(self.0.iter().filter(|element| !others.0.contains(element)).cloned().collect())
+    }
+
     /// There is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

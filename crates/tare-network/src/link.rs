@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -261,16 +262,18 @@ pub fn make_pair(host: &mut Netlink, name: &str, bridge: Link, port: Port, inner
         ),
         _ => explain(err, "veth links"),
     })?;
-    if port != Port::default() {
-        let data = Body::new(&[])
-            .attribute(BRPORT_MODE, &[port.hairpin.into()])?
-            .attribute(BRPORT_ISOLATED, &[port.isolated.into()])?;
-        let info =
-            Body::new(&[]).string(INFO_SLAVE_KIND, "bridge")?.attribute(INFO_SLAVE_DATA, data.as_bytes())?;
-        let body = header(0, 0).string(IFLA_IFNAME, name)?.attribute(IFLA_LINKINFO, info.as_bytes())?;
-        host.ask(kind::NEWLINK, 0, &body, &format!("set how the bridge treats {name}"))?;
-    }
-    Ok(())
+    if port == Port::default() { Ok(()) } else { set_port(host, name, port) }
+}
+
+/// Sets how the bridge treats the host's end of a pair.
+pub fn set_port(host: &mut Netlink, name: &str, port: Port) -> Result<()> {
+    let data = Body::new(&[])
+        .attribute(BRPORT_MODE, &[port.hairpin.into()])?
+        .attribute(BRPORT_ISOLATED, &[port.isolated.into()])?;
+    let info =
+        Body::new(&[]).string(INFO_SLAVE_KIND, "bridge")?.attribute(INFO_SLAVE_DATA, data.as_bytes())?;
+    let body = header(0, 0).string(IFLA_IFNAME, name)?.attribute(IFLA_LINKINFO, info.as_bytes())?;
+    host.ask(kind::NEWLINK, 0, &body, &format!("set how the bridge treats {name}")).map(drop)
 }
 
 /// Makes a macvlan link on a link of the host, straight in the container's namespace.
@@ -291,6 +294,27 @@ pub fn make_macvlan(host: &mut Netlink, parent: &str, mode: MacvlanMode, inner: 
     host.ask(kind::NEWLINK, flag::CREATE | flag::EXCL, &body, &what)
         .map(drop)
         .map_err(|err| explain(err, "macvlan links"))
+}
+
+/// Sets a macvlan link up. One with the same hardware address may still be on its way out, with the namespace of the
+/// container that had the address before: until then the kernel says that it is in use.
+pub fn raise_macvlan(container: &mut Netlink, name: &str) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
+    let body = header(0, UP).string(IFLA_IFNAME, name)?;
+    loop {
+        match container.ask(kind::NEWLINK, 0, &body, &format!("set {name} up")) {
+            Err(err) if err.errno() == Some(Errno::BUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(err) if err.errno() == Some(Errno::BUSY) => {
+                return Err(err.with_kind(Kind::Conflict).hint(
+                    "another link on the same parent has this hardware address; give it another (--mac-address)",
+                ));
+            }
+            result => return result.map(drop),
+        }
+    }
 }
 
 /// Gives the container's end its addresses and routes, and sets it up. `container` is a socket in its namespace;

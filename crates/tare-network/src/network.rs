@@ -377,25 +377,49 @@ impl Networks {
         if let Some(link) = link::find(netlink, &network.link)? {
             return Ok(link);
         }
-        let mtu = match network.mtu {
-            0 => {
-                let routes = link::routes(netlink)?;
-                link::route_mtu(netlink, &routes)
+        let what = || format!("make the bridge of the network {}", network.name);
+        let routes = link::routes(netlink)?;
+        // Another engine, or somebody by hand, may have come first since the subnet was chosen.
+        let meets =
+            |pool: &Pool| routes.taken.iter().find(|route| pool.subnet.overlaps(route) && route.prefix > 0);
+        if let Some((pool, route)) = network.pools.iter().find_map(|pool| Some((pool, meets(pool)?))) {
+            let err = Error::new(
+                Kind::Conflict,
+                format!(
+                    "{}: its subnet {} overlaps with {route}, which the host has a route to",
+                    what(),
+                    pool.subnet
+                ),
+            );
+            if network.name != DEFAULT {
+                return Err(
+                    err.hint("see `ip route`; remove the network and make it again, so that it gets another")
+                );
             }
+            // Nobody can have asked for this subnet, and nobody is on it.
+            let folder = self.folders.network(DEFAULT);
+            fs::remove_dir_all(&folder).doing(|| format!("remove {}", folder.display()))?;
+            return Err(err.hint("start it again: the network has got another subnet"));
+        }
+        let mtu = match network.mtu {
+            0 => link::route_mtu(netlink, &routes),
             mtu => mtu,
         };
+        // The rules come first: whoever is killed in between leaves no bridge without them.
+        let mut elements = Elements::default();
+        elements.network(network);
+        match Firewall::open(self.table.clone())?.add(&elements) {
+            // The first one since the boot, or somebody has flushed the firewall.
+            Err(err) if err.kind() == Kind::NotFound => self.rebuild(),
+            added => added,
+        }
+        .doing(what)?;
         let addresses: Vec<_> = network.pools.iter().map(|pool| (pool.gateway, pool.subnet.prefix)).collect();
-        let what = || format!("make the bridge of the network {}", network.name);
         let name = network.link.as_str();
         link::make_bridge(netlink, name, bridge_mac(network), mtu, &addresses, || settings(name, network))
             .doing(what)?;
-        let rest = self.rebuild().and_then(|()| {
-            link::find(netlink, name)?.ok_or_else(|| Error::new(Kind::Kernel, "it vanished again"))
-        });
-        if rest.is_err() {
-            let _ = link::remove(netlink, name);
-        }
-        rest.doing(what)
+        link::find(netlink, name)?
+            .ok_or_else(|| Error::new(Kind::Kernel, format!("{}: it vanished again", what())))
     }
 }
 

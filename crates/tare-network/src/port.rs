@@ -75,6 +75,18 @@ pub struct Published {
     pub container_port: u16,
 }
 
+impl Published {
+    /// What has to be wanted to get it.
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            protocol: self.protocol,
+            address: Some(self.address),
+            ports: self.port..=self.port,
+            container_port: self.container_port,
+        }
+    }
+}
+
 /// A reserved port of the host's: as long as the socket is open, no other program gets it.
 #[derive(Debug)]
 pub struct Reserved {
@@ -117,11 +129,89 @@ pub fn recognize(socket: &OwnedFd, published: &[Published]) -> Option<Reserved> 
     Some(Reserved { published, socket: socket.try_clone().ok() })
 }
 
-fn reserve_one(want: &Wanted) -> Result<Vec<Reserved>> {
-    let addresses: Vec<IpAddr> = match want.address {
+/// Reserves what is wanted in place of what is held. A port that stays is held all the time, also where it leads to
+/// another port of the container's. On failure what was held is held again, as it was.
+pub fn change(
+    held: Vec<Reserved>,
+    wanted: &[Wanted],
+) -> std::result::Result<Vec<Reserved>, (Error, Vec<Reserved>)> {
+    let (mut left, mut kept, mut missing) = (held, Vec::new(), Vec::new());
+    for want in wanted {
+        match take(&mut left, want) {
+            found if found.is_empty() => missing.push(want.clone()),
+            found => kept.extend(found.into_iter().map(|reserved| (reserved, want.container_port))),
+        }
+    }
+    // Given up first of all: who holds a port at all addresses keeps it from being taken at one.
+    let given_up: Vec<Published> = left.drain(..).map(|reserved| reserved.published).collect();
+    match reserve(&missing) {
+        Ok(mut new) => {
+            let lead = |(mut reserved, container_port): (Reserved, u16)| {
+                reserved.published.container_port = container_port;
+                reserved
+            };
+            let mut all: Vec<Reserved> = kept.into_iter().map(lead).collect();
+            all.append(&mut new);
+            Ok(all)
+        }
+        Err(err) => {
+            let again = |published: Published| {
+                // Somebody may have been faster; the firewall leads to the container all the same.
+                let socket = bind(&published).ok().and_then(|(socket, _)| socket);
+                Reserved { published, socket }
+            };
+            let kept = kept.into_iter().map(|(reserved, _)| reserved);
+            Err((err, kept.chain(given_up.into_iter().map(again)).collect()))
+        }
+    }
+}
+
+/// Takes what is wanted out of what is held: all its addresses at one port, or nothing.
+fn take(held: &mut Vec<Reserved>, want: &Wanted) -> Vec<Reserved> {
+    let addresses = addresses(want);
+    let any = *want.ports.start() == 0;
+    let fits = |published: &Published| {
+        published.protocol == want.protocol
+            && Some(&published.address) == addresses.first()
+            && match any {
+                // One that was chosen freely stays with what it was chosen for.
+                true => published.container_port == want.container_port,
+                false => want.ports.contains(&published.port),
+            }
+    };
+    let ports: Vec<u16> =
+        held.iter().map(|held| held.published).filter(fits).map(|published| published.port).collect();
+    for port in ports {
+        let is_it = |held: &Reserved, address: &IpAddr| {
+            let published = held.published;
+            published.protocol == want.protocol && published.port == port && published.address == *address
+        };
+        let places: Vec<usize> = addresses
+            .iter()
+            .filter_map(|address| held.iter().position(|held| is_it(held, address)))
+            .collect();
+        if places.len() == addresses.len() {
+            let (found, left) = std::mem::take(held)
+                .into_iter()
+                .enumerate()
+                .partition::<Vec<_>, _>(|(at, _)| places.contains(at));
+            held.extend(left.into_iter().map(|(_, held)| held));
+            return found.into_iter().map(|(_, held)| held).collect();
+        }
+    }
+    Vec::new()
+}
+
+/// Where a port is wanted.
+fn addresses(want: &Wanted) -> Vec<IpAddr> {
+    match want.address {
         Some(address) => vec![address],
         None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
-    };
+    }
+}
+
+fn reserve_one(want: &Wanted) -> Result<Vec<Reserved>> {
+    let addresses = addresses(want);
     let any = *want.ports.start() == 0;
     let mut taken = None;
     for port in want.ports.clone() {
@@ -286,6 +376,31 @@ mod tests {
         assert!(std::net::TcpListener::bind(("127.0.0.1", port)).is_err(), "held against others as well");
         drop(first);
         reserve(&[want(Some("127.0.0.1"), port..=port)]).unwrap();
+    }
+
+    #[test]
+    fn ports_that_stay_are_held_all_the_time_and_a_failure_changes_nothing() {
+        let any = want(Some("127.0.0.1"), 0..=0);
+        let held = reserve(&[any.clone(), Wanted { container_port: 81, ..any.clone() }]).unwrap();
+        let ports: Vec<u16> = held.iter().map(|held| held.published.port).collect();
+        let stays = Wanted { container_port: 82, ..want(Some("127.0.0.1"), ports[0]..=ports[0]) };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap().port();
+        let (err, held) = change(held, &[stays.clone(), want(Some("127.0.0.1"), taken..=taken)]).unwrap_err();
+        assert_eq!(err.kind(), Kind::Conflict);
+        let now: Vec<_> =
+            held.iter().map(|held| (held.published.port, held.published.container_port)).collect();
+        assert_eq!(now, [(ports[0], 80), (ports[1], 81)]);
+        assert!(std::net::TcpListener::bind(("127.0.0.1", ports[1])).is_err(), "held again");
+        let socket = std::os::fd::AsRawFd::as_raw_fd(held[0].socket.as_ref().unwrap());
+        let held = change(held, &[stays, any]).unwrap();
+        assert_eq!(std::os::fd::AsRawFd::as_raw_fd(held[0].socket.as_ref().unwrap()), socket);
+        assert_eq!((held[0].published.port, held[0].published.container_port), (ports[0], 82));
+        assert_eq!(
+            (held.len(), held[1].published.container_port),
+            (2, 80),
+            "a new one: 80 had only the first"
+        );
     }
 
     #[test]

@@ -25,6 +25,9 @@ const CHUNK: usize = 16 * 1024;
 /// Connections that may wait to be taken.
 const BACKLOG: i32 = 128;
 
+/// Keys of connections in the epoll begin here; those below are of listeners.
+const PAIRS: u64 = 1 << 32;
+
 /// The proxy of one container.
 #[derive(Debug)]
 pub struct Proxy {
@@ -63,34 +66,37 @@ impl Proxy {
         ipv4: Option<Ipv4Addr>,
         ipv6: Option<Ipv6Addr>,
     ) -> Result<Option<Proxy>> {
-        let Some(address) = ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from)) else { return Ok(None) };
-        let is_ours = |port: &&Reserved| {
-            let at = port.published.address;
-            let asks_us = at.is_unspecified() || at.is_loopback() || ipv6.is_none();
-            at.is_ipv6() && asks_us && port.published.protocol == Protocol::Tcp
-        };
-        let mut listeners = Vec::new();
-        for port in reserved.iter().filter(is_ours) {
-            // In the long ranges nobody holds a socket.
-            let Some(socket) = &port.socket else { continue };
-            let what = || format!("listen on port {} of IPv6", port.published.port);
-            let socket = socket.try_clone().doing(what)?;
-            // Its connections inherit this; where it is off, those that have just ended would keep the port. While
-            // it listens, nobody else gets it in any case.
-            rustix::net::sockopt::set_socket_reuseaddr(&socket, true).doing(what)?;
-            rustix::net::listen(&socket, BACKLOG).doing(what)?;
-            rustix::io::ioctl_fionbio(&socket, true).doing(what)?;
-            listeners.push((socket, SocketAddr::new(address, port.published.container_port)));
-        }
+        let listeners = listeners(reserved, ipv4, ipv6)?;
         if listeners.is_empty() {
             return Ok(None);
         }
         let epoll = epoll::create(CreateFlags::CLOEXEC).doing(|| "epoll_create1()")?;
+        let mut proxy = Proxy { epoll, listeners: Vec::new(), pairs: Vec::new() };
+        proxy.watch(listeners)?;
+        Ok(Some(proxy))
+    }
+
+    /// Serves these ports from now on, in place of those before. Connections that stand go on.
+    pub fn change(
+        &mut self,
+        reserved: &[Reserved],
+        ipv4: Option<Ipv4Addr>,
+        ipv6: Option<Ipv6Addr>,
+    ) -> Result<()> {
+        for (socket, _) in self.listeners.drain(..) {
+            // The epoll would go on with it: what is reserved is the same open file.
+            let _ = epoll::delete(&self.epoll, &socket);
+        }
+        self.watch(listeners(reserved, ipv4, ipv6)?)
+    }
+
+    fn watch(&mut self, listeners: Vec<(OwnedFd, SocketAddr)>) -> Result<()> {
         for (at, (socket, _)) in listeners.iter().enumerate() {
-            epoll::add(&epoll, socket, EventData::new_u64(at as u64), EventFlags::IN)
+            epoll::add(&self.epoll, socket, EventData::new_u64(at as u64), EventFlags::IN)
                 .doing(|| "epoll_ctl(listener)")?;
         }
-        Ok(Some(Proxy { epoll, listeners, pairs: Vec::new() }))
+        self.listeners = listeners;
+        Ok(())
     }
 
     /// Somebody is connected.
@@ -104,9 +110,9 @@ impl Proxy {
         let Ok(count) = epoll::wait(&self.epoll, &mut events[..], Some(&Timespec::default())) else { return };
         for event in events.iter().take(count) {
             let data = event.data.u64();
-            match usize::try_from(data).ok().filter(|at| *at < self.listeners.len()) {
-                Some(at) => self.accept(at),
-                None => self.relay(data),
+            match data.checked_sub(PAIRS) {
+                None => self.accept(data as usize),
+                Some(number) => self.relay(number as usize),
             }
         }
     }
@@ -144,7 +150,7 @@ impl Proxy {
         };
         let mut pair = Pair { ends: [end(client), end(server)], connected: false };
         for side in 0..2 {
-            let key = EventData::new_u64(self.key(slot, side));
+            let key = EventData::new_u64(key(slot, side));
             let end = &mut pair.ends[side];
             end.interest = if side == 1 { EventFlags::OUT } else { EventFlags::empty() };
             if epoll::add(&self.epoll, &end.socket, key, end.interest).is_err() {
@@ -154,12 +160,7 @@ impl Proxy {
         self.pairs[slot] = Some(pair);
     }
 
-    fn key(&self, slot: usize, side: usize) -> u64 {
-        (self.listeners.len() + slot * 2 + side) as u64
-    }
-
-    fn relay(&mut self, key: u64) {
-        let number = key as usize - self.listeners.len();
+    fn relay(&mut self, number: usize) {
         let (slot, side) = (number / 2, number % 2);
         let Some(Some(pair)) = self.pairs.get_mut(slot) else { return };
         let goes_on = if side == 1 && !pair.connected {
@@ -175,7 +176,7 @@ impl Proxy {
             return;
         }
         for side in 0..2 {
-            let key = EventData::new_u64(self.key(slot, side));
+            let key = EventData::new_u64(key(slot, side));
             let Some(Some(pair)) = self.pairs.get_mut(slot) else { return };
             let wanted = pair.interest(side);
             let end = &mut pair.ends[side];
@@ -185,6 +186,38 @@ impl Proxy {
             }
         }
     }
+}
+
+fn key(slot: usize, side: usize) -> u64 {
+    PAIRS + (slot * 2 + side) as u64
+}
+
+/// Listens on those of the reserved ports that only a proxy can serve.
+fn listeners(
+    reserved: &[Reserved],
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+) -> Result<Vec<(OwnedFd, SocketAddr)>> {
+    let Some(address) = ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from)) else { return Ok(Vec::new()) };
+    let is_ours = |port: &&Reserved| {
+        let at = port.published.address;
+        let asks_us = at.is_unspecified() || at.is_loopback() || ipv6.is_none();
+        at.is_ipv6() && asks_us && port.published.protocol == Protocol::Tcp
+    };
+    let mut listeners = Vec::new();
+    for port in reserved.iter().filter(is_ours) {
+        // In the long ranges nobody holds a socket.
+        let Some(socket) = &port.socket else { continue };
+        let what = || format!("listen on port {} of IPv6", port.published.port);
+        let socket = socket.try_clone().doing(what)?;
+        // Its connections inherit this; where it is off, those that have just ended would keep the port. While
+        // it listens, nobody else gets it in any case.
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true).doing(what)?;
+        rustix::net::listen(&socket, BACKLOG).doing(what)?;
+        rustix::io::ioctl_fionbio(&socket, true).doing(what)?;
+        listeners.push((socket, SocketAddr::new(address, port.published.container_port)));
+    }
+    Ok(listeners)
 }
 
 impl Pair {

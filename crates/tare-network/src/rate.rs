@@ -14,7 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tare_sys::netlink::{Body, Netlink, flag, kind};
+use tare_sys::netlink::{Body, Netlink, attributes, flag};
 use tare_sys::{Error, Kind, Result};
 
 use crate::attach::Connection;
@@ -70,7 +70,7 @@ struct Shape {
     loss: u32,
 }
 
-// Numbers of linux/rtnetlink.h, linux/pkt_sched.h and linux/if_link.h.
+// Numbers of linux/rtnetlink.h and linux/pkt_sched.h.
 const NEW_QUEUE: u16 = 36;
 const DELETE_QUEUE: u16 = 37;
 const GET_QUEUE: u16 = 38;
@@ -83,12 +83,8 @@ const ROOT: u32 = 0xffff_ffff;
 const TBF: u32 = 0x1_0000;
 const TBF_CLASS: u32 = 0x1_0001;
 const NETEM: u32 = 0x2_0000;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_STATS64: u16 = 23;
 /// Length of `struct tcmsg`.
 const QUEUE: usize = 20;
-/// Length of `struct ifinfomsg`.
-const LINK: usize = 16;
 
 /// Puts limits on all links of a container, or others in their place, or lifts them. The caller has to be
 /// single-threaded, or the calling thread be left alone: it visits the container's network namespace.
@@ -121,7 +117,7 @@ fn apply(limits: &Limits, host: Option<End<'_>>, container: End<'_>) -> Result<(
 
 fn shape(end: End<'_>, wanted: Shape) -> Result<()> {
     let found = link::find(end.netlink, end.name)?;
-    let index = found.ok_or_else(|| gone(end.name))?.index;
+    let link::Link { index, mtu, .. } = found.ok_or_else(|| gone(end.name))?;
     let what = |doing: &str| format!("{doing} of {}", end.name);
     let now = current(end.netlink, index)?;
     let (tbf, netem) = (wanted.rate != 0, wanted.delay != 0 || wanted.loss != 0);
@@ -134,7 +130,7 @@ fn shape(end: End<'_>, wanted: Shape) -> Result<()> {
     let flags = flag::CREATE | REPLACE;
     if tbf {
         let body = Body::new(&header(index, TBF, ROOT)).string(TCA_KIND, "tbf")?;
-        let body = body.attribute(TCA_OPTIONS | NESTED, token_bucket(wanted.rate)?.as_bytes())?;
+        let body = body.attribute(TCA_OPTIONS | NESTED, token_bucket(wanted.rate, mtu)?.as_bytes())?;
         end.netlink
             .ask(NEW_QUEUE, flags, &body, &what("limit the rate"))
             .map_err(|err| explain(err, "tbf", "sch_tbf"))?;
@@ -170,17 +166,24 @@ fn header(index: u32, handle: u32, parent: u32) -> [u8; QUEUE] {
 }
 
 /// The options of tbf for bits a second (linux/pkt_sched.h, `struct tc_tbf_qopt`).
-fn token_bucket(bits: u64) -> Result<Body> {
+fn token_bucket(bits: u64, mtu: u32) -> Result<Body> {
     const PARAMETERS: u16 = 1;
     const RATE_64: u16 = 4;
     const BURST: u16 = 6;
     const ETHERNET: u8 = 1;
     let rate = bits.div_ceil(8);
+    let bytes = |of: u64| u32::try_from(of).unwrap_or(u32::MAX);
+    // A packet with its header of Ethernet: one that does not fit into the bucket never goes.
+    let packet = mtu.saturating_add(18);
     // What may go at once: enough for the timer's grain, and for the large pieces in which the kernel moves
-    // data over a veth, but never so much that a second more of it would be felt.
-    let burst = u32::try_from(rate / 500).unwrap_or(u32::MAX).clamp(32 * 1024, 8 * 1024 * 1024);
-    // What may wait: 50 ms of it, and for slow links some packets. More would be delay for nothing.
-    let waiting = u32::try_from(rate / 20).unwrap_or(u32::MAX).clamp(32 * 1024, 64 * 1024 * 1024);
+    // data over a veth, but never so much that a second more of it would be felt: of slow links 40 ms.
+    let least = bytes(rate / 25).min(32 * 1024).max(packet.saturating_mul(2));
+    let burst = bytes(rate / 500).min(8 * 1024 * 1024).max(least);
+    // What may wait: 50 ms of it, of slow links 125 ms, as long as that is less than one of the large pieces, and some
+    // packets. More would be delay for nothing, and less would throw away most of a large piece.
+    let packets = packet.saturating_mul(10);
+    let piece = bytes(rate / 8).min(packets.saturating_add(64 * 1024)).max(packets);
+    let waiting = bytes(rate / 20).min(64 * 1024 * 1024).max(piece);
     let mut parameters = [0; 36];
     parameters[1] = ETHERNET;
     parameters[8..12].copy_from_slice(&u32::try_from(rate).unwrap_or(u32::MAX).to_ne_bytes());
@@ -234,69 +237,43 @@ fn current(netlink: &mut Netlink, index: u32) -> Result<Queues> {
     Ok(found)
 }
 
-/// What has gone over a link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub struct Counters {
-    /// Bytes that the container got.
-    pub rx_bytes: u64,
-    /// Packets that it got.
-    pub rx_packets: u64,
-    /// Packets that came damaged.
-    pub rx_errors: u64,
-    /// Packets for it that were dropped.
-    pub rx_dropped: u64,
-    /// Bytes that it sent.
-    pub tx_bytes: u64,
-    /// Packets that it sent.
-    pub tx_packets: u64,
-    /// Packets that could not be sent.
-    pub tx_errors: u64,
-    /// Packets of it that were dropped, by a limit for instance.
-    pub tx_dropped: u64,
+/// Packets that the limits of a container have dropped, on all its links together: those for it, and its own.
+///
+/// Of a link's counters they are not part. The caller has to be single-threaded, or the calling thread be left
+/// alone: it visits the container's network namespace.
+pub fn dropped(connections: &[Connection], netns: BorrowedFd<'_>) -> Result<(u64, u64)> {
+    let mut host = Netlink::open()?;
+    let mut container = link::open_in(netns)?;
+    let (mut incoming, mut outgoing) = (0, 0);
+    for Connection { network, endpoint } in connections {
+        if network.has_bridge() {
+            incoming += drops(End { netlink: &mut host, name: &endpoint.host_link })?;
+        }
+        outgoing += drops(End { netlink: &mut container, name: &endpoint.link })?;
+    }
+    Ok((incoming, outgoing))
 }
 
-/// Reads the counters of a link, as the end that is asked sees them. For the host's end of a container's link,
-/// see [`Counters::turned`].
-pub fn counters(end: End<'_>) -> Result<Counters> {
-    let body = Body::new(&[0; LINK]).string(IFLA_IFNAME, end.name)?;
-    let answers = end.netlink.ask(kind::GETLINK, 0, &body, &format!("read the counters of {}", end.name))?;
-    let stats = answers.first().and_then(|answer| {
-        answer.attributes(LINK).find(|(kind, _)| *kind == IFLA_STATS64).map(|(_, stats)| stats.to_vec())
-    });
-    let stats = stats.ok_or_else(cut_off)?;
-    // struct rtnl_link_stats64 begins with eight numbers: packets, bytes, errors, dropped, of both directions.
-    let at = |index: usize| {
-        let bytes = stats.get(index * 8..)?.first_chunk()?;
-        Some(u64::from_ne_bytes(*bytes))
-    };
-    let number = |index| at(index).ok_or_else(cut_off);
-    Ok(Counters {
-        rx_packets: number(0)?,
-        tx_packets: number(1)?,
-        rx_bytes: number(2)?,
-        tx_bytes: number(3)?,
-        rx_errors: number(4)?,
-        tx_errors: number(5)?,
-        rx_dropped: number(6)?,
-        tx_dropped: number(7)?,
-    })
-}
-
-impl Counters {
-    /// The same, seen from the other end.
-    pub fn turned(self) -> Counters {
-        Counters {
-            rx_bytes: self.tx_bytes,
-            rx_packets: self.tx_packets,
-            rx_errors: self.tx_errors,
-            rx_dropped: self.tx_dropped,
-            tx_bytes: self.rx_bytes,
-            tx_packets: self.rx_packets,
-            tx_errors: self.rx_errors,
-            tx_dropped: self.rx_dropped,
+/// What the outermost queue of a link has dropped; what one inside it drops, it counts as well.
+fn drops(end: End<'_>) -> Result<u64> {
+    // Attributes of linux/rtnetlink.h and linux/gen_stats.h; `struct gnet_stats_queue` has the drops third.
+    const STATISTICS: u16 = 7;
+    const OF_QUEUE: u16 = 3;
+    let index = link::find(end.netlink, end.name)?.ok_or_else(|| gone(end.name))?.index;
+    let body = Body::new(&header(index, 0, 0));
+    let mut all = 0;
+    for answer in end.netlink.ask(GET_QUEUE, flag::DUMP, &body, "list the queues")? {
+        let outermost = answer
+            .header::<QUEUE>()
+            .is_some_and(|header| long(header, 4) == Some(index) && long(header, 12) == Some(ROOT));
+        let statistics = answer.attributes(QUEUE).find(|(kind, _)| *kind == STATISTICS);
+        let of_queue =
+            statistics.and_then(|(_, inner)| attributes(inner).find(|(kind, _)| *kind == OF_QUEUE));
+        if outermost && let Some(drops) = of_queue.and_then(|(_, numbers)| long(numbers, 8)) {
+            all += u64::from(drops);
         }
     }
+    Ok(all)
 }
 
 fn long(bytes: &[u8], at: usize) -> Option<u32> {
@@ -308,10 +285,6 @@ fn gone(name: &str) -> Error {
         .hint("somebody has removed or renamed it")
 }
 
-fn cut_off() -> Error {
-    Error::new(Kind::Corrupt, "the kernel's answer is cut off")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,12 +292,14 @@ mod tests {
     #[test]
     fn a_bucket_holds_enough_for_its_rate_and_no_more() {
         let rate_of = |bits| {
-            let options = token_bucket(bits).unwrap();
+            let options = token_bucket(bits, 1500).unwrap();
             let bytes = options.as_bytes();
             // The parameters, behind the header of their attribute.
             (long(bytes, 4 + 8).unwrap(), long(bytes, 4 + 24).unwrap(), long(bytes, 40 + 4).unwrap())
         };
-        assert_eq!(rate_of(10_000_000), (1_250_000, 32 * 1024 + 62_500, 32 * 1024));
+        assert_eq!(rate_of(10_000_000), (1_250_000, 32 * 1024 + 80_716, 32 * 1024));
+        assert_eq!(rate_of(1_000_000), (125_000, 5_000 + 15_625, 5_000));
+        assert_eq!(rate_of(64_000), (8_000, 3_036 + 15_180, 3_036), "two packets");
         let (rate, limit, burst) = rate_of(100_000_000_000);
         assert_eq!((rate, burst), (u32::MAX, 8 * 1024 * 1024), "the 64-bit rate says the rest");
         assert_eq!(limit, burst + 64 * 1024 * 1024);

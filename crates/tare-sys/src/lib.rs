@@ -15,6 +15,7 @@ pub mod channel;
 pub mod disk;
 pub mod error;
 pub mod exe;
+pub mod iptables;
 pub mod link;
 pub mod loop_device;
 pub mod mount;

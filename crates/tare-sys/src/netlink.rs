@@ -3,9 +3,10 @@
 //!
 //! Only the envelope: messages, attributes, answers and their errors. What they mean is the caller's to know.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -155,6 +156,12 @@ pub struct Netlink {
     sequence: u32,
 }
 
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Netlink {
     /// Opens it in the calling thread's network namespace.
     pub fn open() -> Result<Netlink> {
@@ -165,6 +172,59 @@ impl Netlink {
     /// Opens one to the firewall, in the calling thread's network namespace.
     pub fn open_firewall() -> Result<Netlink> {
         Netlink::open_protocol(Some(rustix::net::netlink::NETFILTER), "NETLINK_NETFILTER")
+    }
+
+    /// Opens one that is told what anybody changes in the firewall: tables, chains and rules, but not elements of sets,
+    /// which come and go with every container. To be read by [`drain`](Netlink::drain).
+    pub fn watch_firewall() -> Result<Netlink> {
+        let netlink = Netlink::open_firewall()?;
+        // Numbers of linux/filter.h and linux/netfilter/nf_tables.h. A message's kind is at 4, in the order of this
+        // machine, while a filter loads in network order. Several in a row are told by their first.
+        let is = |kind: u16, jump: u8| libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt: jump,
+            jf: 0,
+            k: u16::from_be_bytes((10 << 8 | kind).to_ne_bytes()).into(),
+        };
+        let plain = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+        let (new_element, removed_element, new_generation) = (12, 14, 15);
+        let mut filter = [
+            plain(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 4),
+            is(new_element, 3),
+            is(removed_element, 2),
+            is(new_generation, 1),
+            plain(libc::BPF_RET | libc::BPF_K, u32::MAX),
+            plain(libc::BPF_RET | libc::BPF_K, 0),
+        ];
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        // SAFETY: the option takes a program, which is as long as it says and outlives the call, as its filter does.
+        let result = unsafe {
+            libc::setsockopt(
+                netlink.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const program).cast(),
+                size_of_val(&program) as libc::socklen_t,
+            )
+        };
+        check(result.into()).doing(|| "setsockopt(SO_ATTACH_FILTER)")?;
+        /// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h, 7, as a bit.
+        const GROUP: u32 = 1 << 6;
+        // Bound, it has a number: one without is passed over as if it had done the change itself.
+        rustix::net::bind(&netlink.socket, &SocketAddrNetlink::new(0, GROUP)).doing(|| "bind(netlink)")?;
+        Ok(netlink)
+    }
+
+    /// Throws away what has come, without waiting.
+    pub fn drain(&self) {
+        let mut buffer = [0; 64];
+        loop {
+            match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+                // More has come than was kept.
+                Ok(_) | Err(Errno::INTR | Errno::NOBUFS) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn open_protocol(protocol: Option<rustix::net::Protocol>, name: &str) -> Result<Netlink> {

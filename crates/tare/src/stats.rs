@@ -121,6 +121,7 @@ fn row(usage: &Usage, before: &Usage, whole: bool, bars: bool) -> Row {
         false => format!("{value:.2}%"),
     };
     let (received, sent) = usage.network.unwrap_or_default();
+    let (for_it, from_it) = usage.dropped.unwrap_or_default();
     let waits = usage.pressure;
     let wait = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}%"));
     table::row([
@@ -131,6 +132,7 @@ fn row(usage: &Usage, before: &Usage, whole: bool, bars: bool) -> Row {
         ("MemPerc", percent(share, 100.0)),
         ("MemUsage", format!("{} / {}", human::binary(memory), human::binary(limit))),
         ("Name", usage.name.clone()),
+        ("NetDropped", format!("{for_it} / {from_it}")),
         ("NetIO", format!("{} / {}", human::size(received), human::size(sent))),
         ("PIDs", usage.cgroup.pids.map_or(0, |pids| pids.current).to_string()),
         ("Pressure", format!("{} {} {}", wait(waits.cpu), wait(waits.memory), wait(waits.io))),

@@ -1,17 +1,18 @@
-//! `update`: other limits for containers that exist, also while they run.
+//! `update`: other limits and published ports for containers that exist, also while they run.
 
 use tare_engine::{Engine, Update};
 use tare_sys::{Error, Kind, Result};
 
 use crate::failure::each;
 use crate::flag::{Flag, Given};
+use crate::parse::port::{self, Bindings};
 use crate::parse::{self, bandwidth};
 use crate::run::restart_policy;
 use crate::terminal::say;
 use crate::tree::Verb;
 
 pub static UPDATE: Verb = Verb {
-    about: "Change limits of one or more containers",
+    about: "Change limits and published ports of one or more containers",
     operands: "[OPTIONS] CONTAINER [CONTAINER...]",
     least: |_| 1,
     most: usize::MAX,
@@ -50,6 +51,8 @@ pub static UPDATE: Verb = Verb {
             "in=10mbit,out=2mbit",
             "Bandwidth of the container, each way (0 for any)",
         ),
+        Flag::many("publish", "8080:80", "Publish these ports, in place of those before ('none' for none)")
+            .short('p'),
         Flag::one("pids-limit", "int", "100", "Number of processes allowed (-1 for unlimited)"),
         Flag::one(
             "restart",
@@ -61,6 +64,17 @@ pub static UPDATE: Verb = Verb {
     act: update,
     failed: 1,
 };
+
+/// `-p none` alone is no port at all.
+fn ports(given: &Given) -> Result<Option<Bindings>> {
+    let none = |text: &str| if text == "none" { Ok(Vec::new()) } else { port::publish(text) };
+    let lists = given.values("publish", none)?;
+    if lists.len() > 1 && lists.iter().any(Vec::is_empty) {
+        return Err(Error::new(Kind::Usage, "update: --publish none and a port at once")
+            .hint("name all ports that are to be published, or `none`"));
+    }
+    Ok((!lists.is_empty()).then(|| port::bindings(lists.into_iter().flatten())))
+}
 
 fn update(engine: &Engine, given: &Given) -> Result<u8> {
     let rates = given.value("net-rate", bandwidth::rates)?.unwrap_or_default();
@@ -82,6 +96,7 @@ fn update(engine: &Engine, given: &Given) -> Result<u8> {
         pids_limit: given.value("pids-limit", parse::number(-1, i64::MAX))?.filter(|limit| *limit != 0),
         blkio_weight: weight.and_then(|weight| u16::try_from(weight).ok()),
         restart_policy: given.value("restart", restart_policy)?,
+        port_bindings: ports(given)?,
         net_in: rates.incoming,
         net_out: rates.outgoing,
         net_delay: given.value("net-delay", bandwidth::delay)?,

@@ -18,9 +18,21 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts them and loads the image.
+    /// Starts them and loads the image. Nothing of the machine's network changes, and no container has one.
     #[track_caller]
     pub fn start() -> Docker {
+        let network = ["--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"];
+        Docker::with(&[&network[..], &["--ip-masq=false"]].concat(), vec!["--network=none".into()])
+    }
+
+    /// The same with Docker's bridge and its firewall, on the machine that the calling thread is on.
+    #[track_caller]
+    pub fn with_networks() -> Docker {
+        Docker::with(&[], Vec::new())
+    }
+
+    #[track_caller]
+    fn with(network: &[&str], every: Vec<String>) -> Docker {
         let runtime = runtime();
         let scratch = Scratch::new();
         let containerd = containerd::daemon(&scratch);
@@ -45,10 +57,9 @@ impl Docker {
             ["--cgroup-parent", &format!("/{}", scratch.name())],
             // Root of the test machine may not raise limits.
             ["--default-ulimit", "nofile=1024:4096"],
-            ["--bridge", "none"],
         ];
         let mut words = words.concat();
-        words.extend(["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]);
+        words.extend(network);
         words.push("--userland-proxy=false");
         let dockerd = scratch.daemon(&binary, &words, || {
             let out = Command::new("docker").args(["-H", &socket, "info"]).output();
@@ -56,7 +67,7 @@ impl Docker {
         });
         let client =
             Client::new("docker".into(), vec!["-H".into(), socket], vec![("HOME", scratch.at("home"))])
-                .with_flags(vec!["--network=none".into()]);
+                .with_flags(every);
         let file = scratch.path().join("busybox.tar");
         archive::write(&scratch.path().join("image"), &file).expect("an image");
         client.call(["load", "-i"]).arg(&file).run().ok();

@@ -31,7 +31,7 @@ enum How {
 
 impl Contender {
     /// The command of one run. A bundle runtime wants a fresh id each time.
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         match &self.how {
             How::Tare { words, binary } => {
                 let mut command = Command::new(binary);
@@ -98,7 +98,8 @@ fn tare(scratch: &Path, binary: &Path, image: &str, archive: &Path) -> Result<Co
     Ok(Contender { name: "tare", version, how: How::Tare { words, binary: binary.to_owned() } })
 }
 
-fn runtime(name: &'static str, binary: &Path, scratch: &Path, archive: &Path) -> Result<Contender> {
+/// A bare bundle of an OCI runtime.
+pub fn runtime(name: &'static str, binary: &Path, scratch: &Path, archive: &Path) -> Result<Contender> {
     let bundle = scratch.join(name);
     let rootfs = bundle.join("rootfs");
     fs::create_dir_all(&rootfs)?;

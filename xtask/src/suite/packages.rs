@@ -17,7 +17,7 @@ struct Package {
     reason: &'static str,
 }
 
-const PACKAGES: [Package; 38] = [
+const PACKAGES: [Package; 39] = [
     Package { name: "busybox-static", program: "busybox", reason: "the small root filesystem of most tests" },
     Package { name: "mmdebstrap", program: "mmdebstrap", reason: "a real Debian root filesystem" },
     Package { name: "util-linux", program: "setsid", reason: "terminals, loop devices, mount namespaces" },
@@ -28,6 +28,7 @@ const PACKAGES: [Package; 38] = [
     Package { name: "iproute2", program: "ip", reason: "the network of the `host` image, seen from inside" },
     Package { name: "nftables", program: "nft", reason: "reading back the firewall, and firewalls of hosts" },
     Package { name: "iptables", program: "iptables", reason: "firewalls of hosts that have the older tool" },
+    Package { name: "nginx-light", program: "nginx", reason: "a real server behind a published port" },
     Package { name: "iperf3", program: "iperf3", reason: "throughput of networks" },
     Package { name: "bind9-dnsutils", program: "dig", reason: "a real DNS client" },
     Package { name: "skopeo", program: "skopeo", reason: "another tool that reads and writes images" },

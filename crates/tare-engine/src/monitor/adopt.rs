@@ -147,8 +147,9 @@ impl Monitor {
             .status
             .remains()
             .ok_or_else(|| Error::new(Kind::Conflict, "take over the container: it has just ended"))?;
-        self.proxy = crate::network::reopen_proxy(&self.roots, &self.record.id, &self.ports);
+        self.proxy = crate::network::ports::reopen_proxy(&self.roots, &self.record.id, &self.ports);
         self.names = crate::network::reopen_names(&self.roots, &self.record, self.status.pid, names);
+        self.watch_firewall();
         // As in a launch: an exit code that does not wait for the teardown.
         let namespace = |name: &str| {
             let path = format!("/proc/{}/ns/{name}", self.status.pid);

@@ -236,6 +236,12 @@ impl Monitor {
                 self.record = self.folders.record()?;
                 Ok(true)
             }
+            Order::Republish => {
+                if self.alive.is_none() {
+                    return Err(not_running());
+                }
+                self.republish().map(|()| true)
+            }
         }
     }
 

@@ -39,6 +39,8 @@ pub enum Order {
     Unpause,
     /// `container.json` has changed.
     Reread,
+    /// The published ports in `container.json` have changed: publish these. Where that cannot be, nothing changes.
+    Republish,
 }
 
 /// What a monitor tells a command.

@@ -7,7 +7,8 @@ use tare_network::Endpoint;
 use tare_network::network::Network;
 use tare_sys::Result;
 
-use super::{container_ports, networks, wanted};
+use super::ports::container_ports;
+use super::{networks, wanted};
 use crate::container::{Record, Roots};
 
 /// A network in Docker's shape.

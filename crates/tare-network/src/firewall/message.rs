@@ -18,6 +18,7 @@ const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
 const GETCHAIN: u16 = 4;
 const NEWRULE: u16 = 6;
+const GETRULE: u16 = 7;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
 const GETSETELEM: u16 = 13;
@@ -234,7 +235,6 @@ pub fn bytes_in(netlink: &mut Netlink, table: &str, set: &str) -> Result<Vec<u8>
     let body = header(Family::Inet).string(1, table)?.string(2, set)?;
     let what = format!("list the firewall's set {set}");
     let answers = netlink.ask(SUBSYSTEM | GETSETELEM, flag::DUMP, &body, &what)?;
-    let inside = |value, wanted| attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let mut found = Vec::new();
     for answer in &answers {
         let Some((_, list)) = answer.attributes(4).find(|(kind, _)| *kind == 3) else { continue };
@@ -458,6 +458,47 @@ pub fn chains(netlink: &mut Netlink) -> Result<Vec<Foreign>> {
         }
     }
     Ok(found)
+}
+
+/// A chain has a rule without a condition that drops or rejects: what none before it accepts is not let in.
+pub fn ends_all(netlink: &mut Netlink, chain: &Foreign) -> Result<bool> {
+    let body = Body::new(&[chain.family, 0, 0, 0]).string(1, &chain.table)?.string(2, &chain.name)?;
+    let what = format!("list the rules of the firewall's chain {}", chain.name);
+    let answers = netlink.ask(SUBSYSTEM | GETRULE, flag::DUMP, &body, &what)?;
+    let expressions = |value| attributes(value).filter(|(kind, _)| *kind == LIST_ELEM).map(|(_, one)| one);
+    Ok(answers.iter().any(|answer| {
+        let rule = answer.attributes(4).find(|(kind, _)| *kind == 4);
+        rule.is_some_and(|(_, rule)| {
+            let others = |one: &&[u8]| !matches!(name_of(one), "counter" | "log");
+            expressions(rule).find(others).is_some_and(drops)
+        })
+    }))
+}
+
+/// The value of an attribute among others.
+fn inside(value: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+fn name_of(expression: &[u8]) -> &str {
+    let text = |value| std::str::from_utf8(value).unwrap_or_default().trim_end_matches('\0');
+    inside(expression, 1).map_or("", text)
+}
+
+/// The expression is an end of the packet: `drop`, `reject`, or iptables' REJECT.
+fn drops(expression: &[u8]) -> bool {
+    const IMMEDIATE_DATA: u16 = 2;
+    const VERDICT_CODE: u16 = 1;
+    let data = inside(expression, 2).unwrap_or_default();
+    match name_of(expression) {
+        "reject" => true,
+        "target" => name_of(data) == "REJECT",
+        "immediate" => {
+            let verdict = inside(data, IMMEDIATE_DATA).and_then(|data| inside(data, DATA_VERDICT));
+            verdict.and_then(|verdict| inside(verdict, VERDICT_CODE)) == Some(&[0; 4])
+        }
+        _ => false,
+    }
 }
 
 /// What becomes of a packet.

@@ -1,5 +1,6 @@
 //! `--publish` and `--expose`, in all of Docker's forms.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use tare_engine::request::PortBinding;
@@ -8,6 +9,17 @@ use super::Parsed;
 
 /// A port of the container, `80/tcp`, and where it is published.
 pub type Binding = (String, PortBinding);
+/// All of them, as a request has them.
+pub type Bindings = BTreeMap<String, Option<Vec<PortBinding>>>;
+
+/// Gathers what is published by the container's ports.
+pub fn bindings(all: impl Iterator<Item = Binding>) -> Bindings {
+    let mut bindings = Bindings::new();
+    for (port, binding) in all {
+        bindings.entry(port).or_default().get_or_insert_default().push(binding);
+    }
+    bindings
+}
 
 /// `[[IP:][HOST_PORT]:]CONTAINER_PORT[/PROTOCOL]`; ports may be ranges, the address one of IPv6 in brackets.
 pub fn publish(text: &str) -> Parsed<Vec<Binding>> {

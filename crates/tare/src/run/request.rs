@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tare_engine::request::{
     Config, CreateRequest, Empty, EndpointSettings, Healthcheck, HostConfig, LogConfig, NetworkLimits,
-    NetworkingConfig, PortBinding, RestartPolicy, TimeOffsets,
+    NetworkingConfig, RestartPolicy, TimeOffsets,
 };
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -295,12 +295,8 @@ fn networking(given: &Given) -> Result<NetworkingConfig> {
     Ok(NetworkingConfig { endpoints_config })
 }
 
-fn port_bindings(given: &Given) -> Result<BTreeMap<String, Option<Vec<PortBinding>>>> {
-    let mut bindings: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
-    for (port, binding) in given.values("publish", port::publish)?.into_iter().flatten() {
-        bindings.entry(port).or_default().get_or_insert_default().push(binding);
-    }
-    Ok(bindings)
+fn port_bindings(given: &Given) -> Result<port::Bindings> {
+    Ok(port::bindings(given.values("publish", port::publish)?.into_iter().flatten()))
 }
 
 /// What is published is exposed as well.

@@ -57,9 +57,20 @@ impl Engine {
             engines.push(Engine { name: "podman", words, daemon: None, mount: None });
         }
         if let (Some(docker), Some(dockerd)) = (program("docker"), program("dockerd")) {
-            engines.push(start_docker(&docker, &dockerd, &at("docker"))?);
+            let network = ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"];
+            let network = [&network[..], &["--ip-masq=false"]].concat();
+            engines.push(start_docker(&docker, &dockerd, &at("docker"), &network)?);
         }
         Ok(engines)
+    }
+
+    /// Docker with its bridge and its firewall, on the machine that the calling thread is on; `None` where it is not
+    /// installed.
+    pub fn docker_with_networks(folder: &Path) -> Result<Option<Engine>> {
+        match (program("docker"), program("dockerd")) {
+            (Some(docker), Some(dockerd)) => start_docker(&docker, &dockerd, folder, &[]).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// As it is called.
@@ -175,7 +186,7 @@ impl Drop for Engine {
     }
 }
 
-fn start_docker(docker: &Path, dockerd: &Path, folder: &Path) -> Result<Engine> {
+fn start_docker(docker: &Path, dockerd: &Path, folder: &Path, network: &[&str]) -> Result<Engine> {
     fs::create_dir_all(folder)?;
     let socket = format!("unix://{}", folder.join("docker.sock").display());
     // The key would go to /etc/docker otherwise.
@@ -189,9 +200,8 @@ fn start_docker(docker: &Path, dockerd: &Path, folder: &Path) -> Result<Engine> 
         ("--pidfile", folder.join("pid")),
     ];
     let mut words = words(dockerd, &folders);
-    words.extend(["--host", &socket, "--storage-driver=overlay2", "--bridge=none"].map(str::to_owned));
-    let network = ["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"];
-    words.extend(network.map(str::to_owned));
+    words.extend(["--host", &socket, "--storage-driver=overlay2"].map(str::to_owned));
+    words.extend(network.iter().map(|word| (*word).to_owned()));
     let log = fs::File::create(folder.join("log"))?;
     let daemon = command(&words)
         .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))

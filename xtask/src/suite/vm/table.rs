@@ -91,6 +91,7 @@ pub const TABLE: [Row; 5] = [
             ("a_real_debian_runs", "unpacking it takes a minute, and shows nothing that a busybox does not"),
             ("a_package_can_be_removed_in_a_real_debian", "the same"),
             ("files_of_the_image_keep_their_owners", "the same; set_user_id_programs shows it too"),
+            ("a_slow_rate_holds_within_a_tenth", "measures"),
             ("a_rate_holds_within_a_tenth", "measures; what only a guest's kernel has is netem, for a delay"),
             ("a_start_takes_at_most_800_system_calls", "counts system calls, which differ by cgroup version"),
         ],

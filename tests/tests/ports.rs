@@ -1,0 +1,214 @@
+//! Published ports: other ones while the container runs, and what the host's firewall says to them, whenever it says it.
+#![forbid(unsafe_code)]
+
+use tare_tests::engine::{self, Docker};
+use tare_tests::machine::{Remote, get, get_from, own_network, run};
+use tare_tests::{Host, eventually, process};
+
+/// Two web servers, which say who they are.
+const SERVERS: &str = "mkdir -p /a /b; echo first > /a/index.html; echo second > /b/index.html; \
+                       httpd -p 80 -h /a; exec httpd -f -p 81 -h /b";
+
+/// A container with these servers, which answer at port 8080.
+fn serving(host: &Host) {
+    host.detached(&["--name", "web", "-p", "8080:80"], SERVERS);
+    eventually("it serves", || get("127.0.0.1", 8080) == "first");
+}
+
+fn update(host: &Host, ports: &[&str]) {
+    let ports = ports.iter().flat_map(|port| ["-p", port]);
+    host.tare(["update"]).args(ports).arg("web").run().prints("web");
+}
+
+/// Waits until the container's monitor has executed itself again.
+fn is_small(host: &Host) {
+    let root = host.root();
+    eventually("the monitor has made itself small", || {
+        process::Process::all().iter().any(|process| {
+            let line = process.file("cmdline");
+            line.starts_with("tare-monitor\0") && line.contains(&*root.to_string_lossy())
+        })
+    });
+}
+
+#[test]
+fn published_ports_change_while_it_runs() {
+    let (host, remote) = (Host::new(), Remote::new());
+    serving(&host);
+    update(&host, &["8080:81", "9090:80"]);
+    for (port, says) in [(8080, "second"), (9090, "first")] {
+        assert_eq!(get_from(&remote, &remote.machine, port), says);
+        assert_eq!(get("127.0.0.1", port), says);
+        assert_eq!(get("::1", port), says, "by its proxy");
+    }
+    host.tare(["port", "web"])
+        .run()
+        .prints("80/tcp -> 0.0.0.0:9090\n80/tcp -> [::]:9090\n81/tcp -> 0.0.0.0:8080\n81/tcp -> [::]:8080");
+    // It has nothing but the sockets then.
+    is_small(&host);
+    update(&host, &["127.0.0.1:8080:81"]);
+    assert_eq!(get("127.0.0.1", 8080), "second");
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "", "on loopback alone");
+    assert_eq!(get("127.0.0.1", 9090), "", "not published any more");
+    drop(std::net::TcpListener::bind("0.0.0.0:9090").expect("nor held"));
+    update(&host, &["7000-7001:80"]);
+    assert_eq!(get("127.0.0.1", 7000), "first");
+    host.tare(["restart", "-t", "0", "web"]).run().ok();
+    eventually("the same after a restart", || get("127.0.0.1", 7000) == "first");
+    update(&host, &["none"]);
+    assert_eq!(get("127.0.0.1", 7000), "");
+    host.tare(["port", "web"]).run().prints("");
+    update(&host, &["8080:80"]);
+    let itself = host.pid("web").to_string();
+    let words = ["nsenter", "-t", &itself, "-n", "curl", "-s", "--max-time", "3"];
+    let hairpin = run(&[&words[..], &[&format!("http://{}:8080/", remote.machine)]].concat());
+    assert_eq!(hairpin, "first\n", "from itself");
+    host.tare(["rm", "-f", "web"]).run().ok();
+    let ruleset = run(&["nft", "list", "ruleset"]);
+    assert!(!ruleset.contains("8080") && !ruleset.contains("\"tv"), "{ruleset}");
+}
+
+#[test]
+fn ports_that_cannot_be_had_change_nothing() {
+    let host = Host::new();
+    own_network();
+    serving(&host);
+    host.detached(&["--name", "other", "-p", "7777:80"], "exec sleep 600");
+    let before = host.inspect("web")["HostConfig"].clone();
+    let refused = |words: &[&str], complaint: &str| {
+        host.tare(["update"]).args(words).arg("web").run().fails(1).complains_of(&[complaint]);
+    };
+    refused(&["-p", "9090:80", "-p", "7777:80"], "other");
+    refused(&["-p", "9090:80", "-p", "none"], "--publish none");
+    refused(&["-p", "99999:80"], "99999");
+    assert_eq!(host.inspect("web")["HostConfig"], before);
+    assert_eq!(get("127.0.0.1", 8080), "first");
+    assert_eq!(get("::1", 8080), "first");
+    assert!(std::net::TcpListener::bind("0.0.0.0:8080").is_err(), "held as before");
+    drop(std::net::TcpListener::bind("0.0.0.0:9090").expect("free as before"));
+    host.detached(&["--name", "alone", "--network", "none"], "exec sleep 600");
+    let words = ["update", "-p", "9090:80", "alone"];
+    host.tare(words).run().fails(1).complains_of(&["no network", "network connect"]);
+}
+
+/// Lets in what the machine itself and answers need.
+fn usual(chain: &str) {
+    run(&[
+        "nft",
+        &format!("add rule {chain} iif lo accept; add rule {chain} ct state established,related accept"),
+    ]);
+}
+
+#[test]
+fn a_firewall_that_is_switched_on_later_is_obeyed_as_well() {
+    let (host, remote) = (Host::new(), Remote::new());
+    serving(&host);
+    is_small(&host);
+    // Not by asking a client, who would be let in after a while in any case.
+    let gated = || {
+        let rules = run(&["nft", "list", "ruleset"]);
+        let (_, rest) = rules.split_once("set gated {").expect("the set");
+        rest.split_once('}').is_some_and(|(set, _)| set.contains("elements"))
+    };
+    assert!(!gated());
+    run(&[
+        "nft",
+        "add table inet mine; add chain inet mine input { type filter hook input priority 0; policy accept; }",
+    ]);
+    usual("inet mine input");
+    run(&["nft", "add rule inet mine input tcp dport 9090 accept"]);
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "first", "it drops nothing yet");
+    // By a last rule.
+    run(&["nft", "add rule inet mine input counter reject"]);
+    eventually("the monitor has seen it", gated);
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "");
+    run(&["nft", "insert rule inet mine input tcp dport 8080 accept"]);
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "first");
+    run(&["nft", "flush chain inet mine input"]);
+    eventually("it drops nothing any more", || !gated());
+    // By its policy; who was let in a moment ago still is.
+    usual("inet mine input");
+    run(&["nft", "add chain inet mine input { policy drop; }"]);
+    eventually("the monitor has seen that, too", gated);
+    update(&host, &["8081:80"]);
+    assert_eq!(get_from(&remote, &remote.machine, 8081), "", "what it does not let in");
+    assert_eq!(get("127.0.0.1", 8081), "first", "the machine itself");
+    run(&["nft", "delete table inet mine"]);
+    eventually("it is gone", || !gated());
+    assert_eq!(get_from(&remote, &remote.machine, 8081), "first");
+}
+
+#[test]
+fn rules_of_the_older_iptables_are_obeyed_after_a_reload() {
+    let (host, remote) = (Host::new(), Remote::new());
+    let legacy = |rule: &str| {
+        for program in ["iptables-legacy", "ip6tables-legacy"] {
+            run(&[&[program][..], &rule.split(' ').collect::<Vec<_>>()].concat());
+        }
+    };
+    serving(&host);
+    legacy("-A INPUT -i lo -j ACCEPT");
+    legacy("-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT");
+    host.tare(["network", "reload"]).run().ok();
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "first", "they drop nothing");
+    for (closed, open) in [("-A INPUT -j REJECT", "-D INPUT -j REJECT"), ("-P INPUT DROP", "-P INPUT ACCEPT")]
+    {
+        legacy(closed);
+        host.tare(["network", "reload"]).run().ok();
+        assert_eq!(get_from(&remote, &remote.machine, 8080), "", "{closed}");
+        legacy(open);
+    }
+    legacy("-P FORWARD DROP");
+    let words = ["run", "--rm", "-p", "9090:80", "busybox", "true"];
+    host.tare(words).run().complains_of(&["FORWARD of iptables-legacy", "docs/firewall.md"]);
+}
+
+#[test]
+fn docker_and_tare_publish_side_by_side() {
+    if !engine::installed(&["dockerd", "docker", "containerd"]) {
+        return;
+    }
+    let remote = Remote::new();
+    let docker = Docker::with_networks();
+    let host = Host::new();
+    let theirs = docker
+        .client
+        .detached(&["-p", "8081:80"], "mkdir -p /w; echo docker > /w/index.html; exec httpd -f -p 80 -h /w");
+    eventually("Docker's serves", || get_from(&remote, &remote.machine, 8081) == "docker");
+    let rules = || run(&["iptables", "-S"]) + &run(&["iptables", "-t", "nat", "-S"]);
+    let before = rules();
+    serving(&host);
+    assert_eq!(rules(), before, "no rule of Docker's is changed");
+    assert_eq!(get_from(&remote, &remote.machine, 8081), "docker");
+    // As docs/firewall.md says: Docker drops what is forwarded and not its own.
+    let link = host.tare(["network", "inspect", "-f", "{{.Tare.Link}}", "bridge"]).run().ok();
+    for side in ["-i", "-o"] {
+        run(&["iptables", "-I", "DOCKER-USER", side, link.trim(), "-j", "ACCEPT"]);
+    }
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "first");
+    assert_eq!(get_from(&remote, &remote.machine, 8081), "docker");
+    host.tare(["rm", "-f", "web"]).run().ok();
+    assert_eq!(get_from(&remote, &remote.machine, 8081), "docker", "it goes on without us");
+    drop(theirs);
+}
+
+#[test]
+fn nginx_serves_behind_a_published_port() {
+    if engine::program("nginx").is_none() {
+        eprintln!("not tried: nginx is not installed (Debian package nginx-light)");
+        return;
+    }
+    let (host, remote) = (Host::new(), Remote::new());
+    let config = "daemon off; pid /tmp/pid; error_log stderr; events {} http { access_log /dev/stdout; \
+                  client_body_temp_path /tmp/a; proxy_temp_path /tmp/b; fastcgi_temp_path /tmp/c; \
+                  uwsgi_temp_path /tmp/d; scgi_temp_path /tmp/e; \
+                  server { listen 80; location / { return 200 'nginx\\n'; } } }";
+    let volume = format!("{}:/config:ro", host.file("nginx.conf", config).display());
+    let run =
+        ["run", "-d", "--name", "web", "-v", &volume, "-p", "8080:80", "host", "nginx", "-c", "/config"];
+    host.tare(run).run().ok();
+    eventually("it serves", || get_from(&remote, &remote.machine, 8080) == "nginx");
+    eventually("it sees who asks, and writes it down afterwards", || {
+        host.tare(["logs", "web"]).run().stdout().contains(&remote.address)
+    });
+}
