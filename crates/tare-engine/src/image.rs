@@ -26,7 +26,7 @@ pub struct ImageSummary {
     pub tag: String,
     /// What the name points to in its registry, or the digest of the manifest here.
     pub digest: String,
-    /// When it was made, seconds since 1970.
+    /// When it was made, seconds since 1970; 0 where nobody says.
     pub created: i64,
     /// Bytes unpacked.
     pub size: u64,
@@ -120,7 +120,8 @@ impl Engine {
                 repository,
                 tag,
                 digest,
-                created: seconds(&image),
+                // Without a date it says the year 1, as Docker's does.
+                created: seconds(&image).max(0),
                 size: image.size,
             };
             if image.names.is_empty() && chosen.takes_name(None) {

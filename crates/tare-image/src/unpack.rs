@@ -9,7 +9,7 @@
 //! - nothing that means something to overlayfs is made: no character device 0:0, no `trusted.overlay.*`;
 //! - of `security.*`, only file capabilities are taken: labels of the host are not the image's to set;
 //! - names, numbers, entries, extension headers and the rate of inflation are limited ([`Limits`]), and memory
-//!   does not grow with the archive (1 MiB of buffers, and 4 MiB of folder attributes before they are spilled).
+//!   does not grow with the archive (2 MiB of buffers, and 4 MiB of folder attributes before they are spilled).
 //!
 //! As root, owners, devices and set-id bits are kept as they are. Without privilege, owners are not set and
 //! devices are left out and counted ([`Unpacked::devices_left_out`]).
@@ -18,8 +18,8 @@
 //! which has no layers below, they are plain files.
 //!
 //! ```text
-//! input (hash, inflate, rate)  ─ pipe ─▶  archive (headers, pax) ─▶ Entry ─▶ tree (folders, files)
-//!                                                                       └─▶ attributes of folders, at the end
+//! input (inflate, rate) ─ pipe ─▶ hash ─ pipe ─▶ archive (headers, pax) ─▶ Entry ─▶ tree (folders, files)
+//!                                                                             └─▶ attributes of folders, at the end
 //! ```
 
 pub(crate) mod archive;

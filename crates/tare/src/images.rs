@@ -121,7 +121,7 @@ fn history(engine: &Engine, given: &Given) -> Result<u8> {
     let row = |step: &Step| {
         let command =
             if whole { step.created_by.clone() } else { human::shortened(&step.created_by, COMMAND) };
-        let when = |text: String| if step.created == 0 { "N/A".to_owned() } else { text };
+        let when = |text: String| known(step.created, text);
         table::row([
             ("Comment", step.comment.clone()),
             ("CreatedAt", when(human::moment(step.created))),
@@ -161,8 +161,8 @@ pub fn row(image: &ImageSummary, whole: bool) -> Row {
     let name = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
     table::row([
         ("Containers", "N/A".to_owned()),
-        ("CreatedAt", human::moment(image.created)),
-        ("CreatedSince", human::ago(image.created)),
+        ("CreatedAt", known(image.created, human::moment(image.created))),
+        ("CreatedSince", known(image.created, human::ago(image.created))),
         ("Digest", name(&image.digest)),
         ("ID", id(image, whole).to_owned()),
         ("Repository", name(&image.repository)),
@@ -172,6 +172,11 @@ pub fn row(image: &ImageSummary, whole: bool) -> Row {
         ("UniqueSize", "N/A".to_owned()),
         ("VirtualSize", human::size(image.size)),
     ])
+}
+
+/// A date in words, where there is one.
+fn known(created: i64, words: String) -> String {
+    if created == 0 { "N/A".to_owned() } else { words }
 }
 
 fn remove(engine: &Engine, given: &Given) -> Result<u8> {
@@ -202,5 +207,6 @@ mod tests {
             (&"0123456789ab".into(), &"<none>".into(), &"4.4MB".into())
         );
         assert_eq!(row(&image, true)["ID"], "sha256:0123456789abcdef");
+        assert_eq!((&found["CreatedSince"], &found["CreatedAt"]), (&"N/A".into(), &"N/A".into()));
     }
 }

@@ -9,6 +9,7 @@ mod input;
 mod report;
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -31,6 +32,9 @@ pub enum Work {
     /// From a file.
     Load,
 }
+
+/// Bytes of the disk.
+const DISK: u64 = 5 << 30;
 
 /// Images that a store has where `tare images` is measured.
 const MANY: usize = 500;
@@ -107,7 +111,9 @@ pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
 
 /// A disk of ext4 with a journal, as most machines have it, in a file. On the machine's own it would count how many files
 /// somebody has removed there a minute ago: without a journal, ext4 does not use their inodes again so soon, and looks at
-/// each of them whenever a file is made.
+/// each of them whenever a file is made. Its blocks are all there and written past the machine's page cache, as a disk's
+/// are: else each sync would wait for the machine's own file system to write down where the blocks are, and for whatever
+/// else it has to write.
 struct Disk {
     folder: tempfile::TempDir,
 }
@@ -119,11 +125,19 @@ impl Disk {
             .tempdir_in("/var/tmp")
             .context("making a folder")?;
         let file = folder.path().join("disk.ext4");
-        fs::File::create(&file)?.set_len(8 << 30)?;
-        output(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&file))?;
+        let mut out = fs::File::create(&file)?;
+        std::io::copy(&mut std::io::repeat(0).take(DISK), &mut out).context("writing a disk of zeros")?;
+        out.sync_all()?;
+        output(
+            Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0,nodiscard"]).arg(&file),
+        )?;
         let disk = Disk { folder };
         fs::create_dir(disk.path())?;
-        output(Command::new("mount").args(["-o", "loop"]).arg(&file).arg(disk.path()))?;
+        let device = output(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&file))?;
+        let mounted = output(Command::new("mount").arg(device.trim()).arg(disk.path()));
+        // It goes with the mount.
+        output(Command::new("losetup").args(["--detach", device.trim()]))?;
+        mounted?;
         Ok(disk)
     }
 

@@ -10,9 +10,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -97,6 +99,8 @@ pub enum LayerState {
 
 /// Layers at once. Few, for each has a thread that inflates and one that writes.
 const PARALLEL: usize = 3;
+/// Bytes of a layer's blob after which the disk is told to begin with what has come of it.
+const SYNC_EVERY: u64 = 16 << 20;
 /// How often to begin again because another process removed what was there.
 const ROUNDS: u32 = 5;
 
@@ -294,7 +298,7 @@ impl ImageStore {
         names: &[Reference],
         options: &TakeOptions<'_>,
     ) -> Result<Option<Image>> {
-        let sizes = fill_all(missing, source, options)?;
+        let sizes = fill_all(missing, source, options, folder(&self.root)?)?;
         let image = self.image(incoming, described, &sizes)?;
         let wrong = self.wrong_trees(missing)?;
         let documents = {
@@ -496,20 +500,33 @@ impl ImageStore {
 }
 
 /// Fills the layers, several at once. Answers with the bytes in each one's files, by diff-id.
+///
+/// Meanwhile the disk is kept busy: what has come is synced over and over on a thread beside, so that little is left to
+/// wait for at the end.
 fn fill_all(
     layers: &[(Wanted<'_>, Ingest)],
     source: &dyn Source,
     options: &TakeOptions<'_>,
+    disk: OwnedFd,
 ) -> Result<BTreeMap<String, u64>> {
     let next = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
     let sizes = Mutex::new(BTreeMap::new());
     let failure = Mutex::new(None);
-    let work = || {
+    // Who syncs already will be asked only once more.
+    let (ask, asked) = sync_channel(1);
+    let work = |ask: SyncSender<()>| {
         while !over.load(Ordering::Relaxed)
             && let Some((wanted, ingest)) = layers.get(next.fetch_add(1, Ordering::Relaxed))
         {
+            let synced = AtomicU64::new(0);
             let tell = |state| {
+                if let LayerState::Coming { bytes, .. } = state
+                    && bytes.saturating_sub(synced.load(Ordering::Relaxed)) >= SYNC_EVERY
+                {
+                    synced.store(bytes, Ordering::Relaxed);
+                    let _ = ask.try_send(());
+                }
                 if let Some(progress) = options.progress {
                     progress(wanted.digest, state);
                 }
@@ -534,14 +551,27 @@ fn fill_all(
         }
     };
     let threads = if options.parallel == 0 { PARALLEL } else { options.parallel }.min(layers.len());
+    let (over, failure) = (&over, &failure);
     std::thread::scope(|scope| {
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        // Without these threads it only takes longer.
+        let _ = thread("tare-sync").spawn_scoped(scope, move || {
+            while asked.recv().is_ok() {
+                // The kernel tells of a write that failed once only, so the sync at the end would not know.
+                if let Err(errno) = rustix::fs::syncfs(&disk)
+                    && !over.swap(true, Ordering::Relaxed)
+                {
+                    *lock(failure) = Some(Error::syscall("syncfs(the image store)", errno));
+                }
+            }
+        });
         for _ in 1..threads {
-            // With fewer threads it only takes longer.
-            let _ = std::thread::Builder::new().name("tare-layer".to_owned()).spawn_scoped(scope, work);
+            let ask = ask.clone();
+            let _ = thread("tare-layer").spawn_scoped(scope, || work(ask));
         }
-        work();
+        work(ask);
     });
-    match lock(&failure).take() {
+    match lock(failure).take() {
         Some(err) => Err(err),
         None => Ok(std::mem::take(&mut *lock(&sizes))),
     }

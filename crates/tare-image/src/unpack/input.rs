@@ -1,4 +1,4 @@
-//! From the archive as it came to the tar stream in it: told apart, kept, hashed, inflated, and held to its limits.
+//! From the archive as it came to the tar stream in it: told apart, kept, inflated, held to its limits, and hashed.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tare_sys::{Context, Error, Kind, Result};
 
 use super::header::BLOCK;
-use super::pipe::{CHUNK, PipeWriter};
+use super::pipe::{self, CHUNK, PipeReader, PipeWriter};
 use super::{Compression, Limits, magic};
 use crate::digest::{Digest, Hasher};
 
@@ -25,6 +25,8 @@ pub(crate) struct Passed {
 
 /// Sends the tar stream inside `archive` into the pipe and keeps the bytes as they came in `keep`, if they are to be
 /// kept. `progress` hears of bytes in and out. `None` where the pipe's reader is gone: it has the error.
+///
+/// The stream is hashed on a thread of its own: inflating takes as long as hashing and writing the files together.
 pub(crate) fn pass(
     archive: impl Read,
     keep: Option<&File>,
@@ -32,13 +34,60 @@ pub(crate) fn pass(
     limits: &Limits,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Option<Passed>> {
+    let (stream, hashing) = pipe::pipe();
+    std::thread::scope(|scope| {
+        let hashing = std::thread::Builder::new()
+            .name("tare-hash".to_owned())
+            .spawn_scoped(scope, move || hash(hashing, &to))
+            .doing(|| "start a thread")?;
+        let inflated = inflate(archive, keep, stream, limits, progress);
+        let diff_id =
+            hashing.join().map_err(|_| Error::new(Kind::Kernel, "the thread that hashes broke off"))?;
+        Ok(match (inflated?, diff_id) {
+            (Some(Inflated { compression, blob, size }), Some(diff_id)) => Some(Passed {
+                compression,
+                blob: blob.unwrap_or_else(|| diff_id.clone()),
+                blob_size: size,
+                diff_id,
+            }),
+            _ => None,
+        })
+    })
+}
+
+/// Hands the stream on, and answers with its digest; `None` where it breaks off, or nobody takes it.
+fn hash(mut from: PipeReader, to: &PipeWriter) -> Option<Digest> {
+    let mut hasher = Hasher::new();
+    while let Some(buffer) = from.exchange(to.spare()) {
+        hasher.update(&buffer);
+        if !to.send(buffer) {
+            return None;
+        }
+    }
+    (from.is_at_end() && to.end()).then(|| hasher.finish())
+}
+
+/// What was learnt about an archive on the way to its stream.
+struct Inflated {
+    compression: Compression,
+    /// Of the bytes as they came; `None` where they are the stream itself.
+    blob: Option<Digest>,
+    size: u64,
+}
+
+fn inflate(
+    archive: impl Read,
+    keep: Option<&File>,
+    to: PipeWriter,
+    limits: &Limits,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Option<Inflated>> {
     let taken = Cell::new(0);
     let mut source = Source { archive, keep, hasher: Some(Hasher::new()), taken: &taken };
     let head = source.head()?;
     let compression = magic::detect(&head)?;
     let window = Window::of(&head, limits);
-    // The stream has a hasher of its own; where it is the archive itself, that one does for both.
-    let mut hasher = Hasher::new();
+    // The stream is hashed by itself; where it is the archive itself, that does for both.
     if compression == Compression::None {
         source.hasher = None;
     }
@@ -78,7 +127,6 @@ pub(crate) fn pass(
                 )
                 .hint("if you trust it, decompress it first and import the plain tar archive"));
             }
-            hasher.update(&buffer);
             progress(taken.get(), out);
             if !to.send(buffer) {
                 return Ok(None);
@@ -92,9 +140,7 @@ pub(crate) fn pass(
         return Ok(None);
     }
     let (_, source) = input.into_inner().into_inner();
-    let diff_id = hasher.finish();
-    let blob = source.hasher.map_or_else(|| diff_id.clone(), Hasher::finish);
-    Ok(Some(Passed { compression, blob, blob_size: taken.get(), diff_id }))
+    Ok(Some(Inflated { compression, blob: source.hasher.map(Hasher::finish), size: taken.get() }))
 }
 
 /// Base-two logarithm of the window that any layer may have, however many come at once: 8 MiB, which zstd's levels

@@ -1,5 +1,5 @@
-//! The pipe between the thread that inflates and hashes and the one that writes files: buffers go round, so
-//! memory is bounded by [`BUFFERS`] × [`CHUNK`] (1.25 MiB), and the faster side waits for the slower.
+//! The pipe between the thread that inflates, the one that hashes and the one that writes files: buffers go round, so
+//! memory is bounded by [`BUFFERS`] × [`CHUNK`] (1 MiB) and a little, and the faster side waits for the slower.
 
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -43,9 +43,14 @@ pub(crate) fn pipe() -> (PipeWriter, PipeReader) {
 impl PipeWriter {
     /// A buffer of [`CHUNK`] bytes to fill, a used one where there is one.
     pub(crate) fn buffer(&self) -> Vec<u8> {
-        let mut buffer = self.empty.try_recv().unwrap_or_default();
+        let mut buffer = self.spare();
         buffer.resize(CHUNK, 0);
         buffer
+    }
+
+    /// A used buffer, where there is one.
+    pub(crate) fn spare(&self) -> Vec<u8> {
+        self.empty.try_recv().unwrap_or_default()
     }
 
     /// Sends a buffer; `false` where the reader is gone (it has an error to tell).
@@ -56,8 +61,32 @@ impl PipeWriter {
 
     /// Says that this is all.
     #[must_use]
-    pub(crate) fn end(self) -> bool {
+    pub(crate) fn end(&self) -> bool {
         self.full.send(Message::End).is_ok()
+    }
+}
+
+impl PipeReader {
+    /// The next buffer whole, in exchange for one that the writer can fill; `None` at the end, and where the bytes stopped
+    /// coming.
+    pub(crate) fn exchange(&mut self, spare: Vec<u8>) -> Option<Vec<u8>> {
+        match self.full.recv() {
+            Ok(Message::Data(next)) => {
+                // The writer may have gone home already.
+                let _ = self.empty.send(spare);
+                Some(next)
+            }
+            Ok(Message::End) => {
+                self.ended = true;
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Whether the writer came to its end.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.ended
     }
 }
 
