@@ -6,7 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tare_tests::Host;
+use tare_tests::registry::{Answer, Server};
+use tare_tests::{Host, eventually};
 
 /// A second image on top of busybox, called `child`.
 fn child(host: &Host) {
@@ -313,6 +314,84 @@ fn an_import_need_not_have_a_name() {
     let line =
         host.tare(["images", "--filter", "dangling=true", "--format", "{{.Repository}}:{{.Tag}}"]).run();
     line.prints("<none>:<none>");
+}
+
+#[test]
+fn an_archive_is_imported_from_its_address() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["run", "--name", "box", "busybox", "true"]).run().ok();
+    let tar = host.tare(["export", "box"]).run().bytes().to_vec();
+    let server = Server::start(move |request| match request.path.as_str() {
+        "/root.tar" => Answer { body: tar.clone(), ..Answer::ok("") },
+        "/short.tar" => Answer { body: tar[..tar.len() / 2].to_vec(), ..Answer::ok("") },
+        "/moved.tar" => Answer::status(302).header("Location", "/root.tar"),
+        _ => Answer::status(404),
+    });
+    let import = |path: &str, name: &str| {
+        host.tare(["import", &format!("http://{}{path}", server.address), name]).run()
+    };
+    for (path, name) in [("/root.tar", "one"), ("/moved.tar", "two")] {
+        import(path, name).ok();
+        host.tare(["run", "--rm", name, "echo", "here"]).run().prints("here");
+    }
+    import("/nothing.tar", "no").fails(1).complains_of(&["404", "/nothing.tar"]);
+    import("/short.tar", "no").fails(1).complains_of(&["missing"]);
+    host.tare(["import", "https://", "no"]).run().fails(1).complains_of(&["address"]);
+    assert_eq!(host.tare(["images", "--quiet", "no"]).run().ok(), "");
+}
+
+#[test]
+fn what_leaves_is_for_the_platform_that_was_asked_for() {
+    let host = Host::new();
+    let busybox = host.busybox();
+    let file = host.work().join("box.tar");
+    let other = if cfg!(target_arch = "aarch64") { "linux/amd64" } else { "linux/arm64" };
+    host.tare(["save", "--platform", "linux", "-o"]).arg(&file).arg(busybox).run().ok();
+    fs::remove_file(&file).expect("an archive");
+    host.tare(["save", "--platform", other, "-o"])
+        .arg(&file)
+        .arg(busybox)
+        .run()
+        .fails(1)
+        .complains_of(&[other]);
+    assert!(!file.exists());
+    host.tare(["push", "--platform", other, busybox])
+        .run()
+        .fails(1)
+        .complains_of(&["the image is for", other]);
+}
+
+#[test]
+fn a_change_can_be_a_health_check() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["run", "--name", "box", "busybox", "true"]).run().ok();
+    let change = "HEALTHCHECK --interval=100ms CMD test -e /well";
+    host.tare(["commit", "--change", change, "box", "checked"]).run().ok();
+    assert_eq!(host.inspect("checked")["Config"]["Healthcheck"]["Test"][1], "test -e /well");
+    host.tare(["run", "-d", "--name", "well", "checked", "sh", "-c", "touch /well; sleep 1000"]).run().ok();
+    let health = || host.tare(["inspect", "--format", "{{.State.Health.Status}}", "well"]).run().ok();
+    eventually("the container is well", || health() == "healthy");
+    host.tare(["rm", "-f", "well"]).run().ok();
+}
+
+#[test]
+fn an_image_without_a_date_has_no_age() {
+    let host = Host::new();
+    let busybox = host.busybox();
+    let archive = host.work().join("box.tar");
+    host.tare(["save", "-o"]).arg(&archive).arg(busybox).run().ok();
+    let folder = host.work().join("archive");
+    fs::create_dir(&folder).expect("a folder");
+    let script = "tar -xf $0 -C $1 && cd $1 && rm index.json oci-layout &&
+        config=$(sed 's/.*\"Config\":\"\\([^\"]*\\)\".*/\\1/' manifest.json) &&
+        sed -i 's/\"created\":\"[^\"]*\",//' $config && tar -cf $0 .";
+    let out = Command::new("sh").args(["-c", script]).arg(&archive).arg(&folder).output().expect("sh");
+    assert!(out.status.success(), "{out:?}");
+    host.tare(["rmi", busybox]).run().ok();
+    host.tare(["load", "-i"]).arg(&archive).run().ok();
+    host.tare(["images", "--format", "{{.CreatedSince}} {{.CreatedAt}}"]).run().prints("N/A N/A");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::Write;
 use flate2::write::GzEncoder;
 use tare_image::archive::ImageArchive;
 use tare_image::archive::save::{Saved, save};
-use tare_image::store::{TakeOptions, Watch};
+use tare_image::store::{Image, TakeOptions, Watch};
 use tare_image::{ImageStore, Platform, Reference};
 use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
@@ -97,8 +97,14 @@ impl Engine {
     /// Writes images into one archive that Docker, Podman and skopeo read. An image that is asked for by its id goes
     /// without names.
     ///
-    /// Errors: [`Kind::NotFound`] for an image that is not there; those of writing.
-    pub fn save_images(&self, names: &[&str], packing: Packing, to: impl Write) -> Result<()> {
+    /// Errors: [`Kind::NotFound`] for an image that is not there, or not for the platform; those of writing.
+    pub fn save_images(
+        &self,
+        names: &[&str],
+        platform: Option<&str>,
+        packing: Packing,
+        to: impl Write,
+    ) -> Result<()> {
         let store = self.images()?;
         let mut images: Vec<Saved> = Vec::new();
         for name in names {
@@ -109,6 +115,7 @@ impl Engine {
             let record = store.resolve(name)?;
             let named = (!record.name.is_empty()).then(|| Reference::parse(&record.name)).transpose()?;
             let image = store.whole_image_of(name)?;
+            is_for(&image, platform).doing(|| format!("save {name}"))?;
             match images.iter_mut().find(|known| known.image.id == image.id) {
                 Some(known) => known.names.extend(named),
                 None => images.push(Saved { image, names: named.into_iter().collect() }),
@@ -157,6 +164,18 @@ impl Engine {
         let id = store.resolve(&name.full()).map(|record| record.image_id).unwrap_or_default();
         self.emit(&Event::image("tag", &id, &name.to_string()));
         Ok(())
+    }
+}
+
+/// Checks that an image is for the platform that was asked for: the store has one of a name.
+pub(crate) fn is_for(image: &Image, platform: Option<&str>) -> Result<()> {
+    let Some(wanted) = platform.map(Platform::parse).transpose()? else { return Ok(()) };
+    match image.platform.serves(&wanted) {
+        true => Ok(()),
+        false => {
+            Err(Error::new(Kind::NotFound, format!("the image is for {}, not for {wanted}", image.platform))
+                .hint(format!("`tare pull --platform {wanted}` fetches the other")))
+        }
     }
 }
 

@@ -92,6 +92,7 @@ pub use registry::Login;
 pub use start::{Attach, Started};
 pub use stats::{Pressure, Usage};
 pub use tare_image::registry::credentials::Keeper;
+pub use tare_image::registry::download::is_address;
 pub use tare_image::registry::listing::{Found, Referrer};
 pub use tare_image::registry::push::PushState;
 pub use tare_image::store::{Damage, LayerState};

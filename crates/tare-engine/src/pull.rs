@@ -1,16 +1,18 @@
 //! Images fetched from registries and brought there: `pull` and `push`.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use tare_image::registry::credentials::CredentialFiles;
+use tare_image::registry::download::download;
 use tare_image::registry::push::PushState;
 use tare_image::registry::settings::Settings;
 use tare_image::registry::{Found, Repository};
 use tare_image::store::{TakeOptions, Watch};
 use tare_image::{Digest, Platform, Reference};
-use tare_sys::Result;
+use tare_sys::{Context, Result};
 
-use crate::carry::{is_host, name_of_host};
+use crate::carry::{is_for, is_host, name_of_host};
 use crate::engine::{Engine, need_root};
 use crate::events::Event;
 
@@ -83,6 +85,7 @@ impl Engine {
     pub fn push_image(
         &self,
         name: &str,
+        platform: Option<&str>,
         watch: &(dyn Fn(&Digest, u64, PushState) + Sync),
     ) -> Result<(String, u64)> {
         let name = Reference::parse(name)?;
@@ -91,6 +94,7 @@ impl Engine {
         }
         let store = self.images()?;
         let image = store.whole_image_of(&name.full())?;
+        is_for(&image, platform).doing(|| format!("push {name}"))?;
         // Where else of that registry its layers may be.
         let mut neighbours: Vec<String> = store
             .list()?
@@ -110,6 +114,13 @@ impl Engine {
             .map_err(|err| err.context(format!("push {name}")))?;
         self.emit(&Event::image("push", &image.id.to_string(), &name.to_string()));
         Ok((digest.to_string(), size))
+    }
+
+    /// The bytes of what is at an address, `http://…` or `https://…`.
+    ///
+    /// Errors: as the server answers.
+    pub fn download(&self, address: &str) -> Result<Box<dyn Read>> {
+        download(address, &access()?.0)
     }
 
     /// Whether there is an image of that name, or with that id.

@@ -11,6 +11,7 @@
 
 mod challenge;
 pub mod credentials;
+pub mod download;
 mod endpoint;
 mod failure;
 pub mod listing;

@@ -39,13 +39,16 @@ pub static SAVE: Verb = Verb {
     least: |_| 1,
     most: usize::MAX,
     words_end_options: false,
-    flags: &[Flag::one(
-        "output",
-        "file",
-        "images.tar",
-        "Write to a file, instead of STDOUT; compressed if it ends in .gz, .tgz or .zst",
-    )
-    .short('o')],
+    flags: &[
+        Flag::one(
+            "output",
+            "file",
+            "images.tar",
+            "Write to a file, instead of STDOUT; compressed if it ends in .gz, .tgz or .zst",
+        )
+        .short('o'),
+        Flag::one("platform", "string", "linux/arm64", "Fail if an image is for another platform"),
+    ],
     act: save,
     failed: 1,
 };
@@ -96,7 +99,7 @@ fn save(engine: &Engine, given: &Given) -> Result<u8> {
             .hint("give a file with -o, or send it somewhere: tare save IMAGE | docker load"));
     }
     let packing = Packing::of(path);
-    whole_file(path, |to| engine.save_images(&images, packing, to))?;
+    whole_file(path, |to| engine.save_images(&images, given.text("platform"), packing, to))?;
     Ok(0)
 }
 

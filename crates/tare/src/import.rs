@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::time::{Duration, Instant};
 
-use tare_engine::{Engine, ImportRequest};
+use tare_engine::{Engine, ImportRequest, is_address};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::flag::{Flag, Given};
@@ -17,7 +17,7 @@ const BEAT: Duration = Duration::from_millis(100);
 
 pub static IMPORT: Verb = Verb {
     about: "Make an image from a tar archive of a root file system",
-    operands: "[OPTIONS] FILE|- [REPOSITORY[:TAG]]",
+    operands: "[OPTIONS] FILE|URL|- [REPOSITORY[:TAG]]",
     least: |_| 1,
     most: 2,
     words_end_options: false,
@@ -41,7 +41,7 @@ fn import(engine: &Engine, given: &Given) -> Result<u8> {
         platform: given.text("platform").map(str::to_owned),
     };
     let mut progress = Progress::new(io::stderr().is_terminal());
-    let id = engine.import_image(archive(source)?, &asked, &mut |bytes| {
+    let id = engine.import_image(archive(engine, source)?, &asked, &mut |bytes| {
         if let Some(line) = progress.line(bytes, Instant::now()) {
             complain(&line);
         }
@@ -52,8 +52,8 @@ fn import(engine: &Engine, given: &Given) -> Result<u8> {
     Ok(0)
 }
 
-/// The archive to read: a file, or stdin for `-`.
-fn archive(source: &str) -> Result<Box<dyn Read>> {
+/// The archive to read: stdin for `-`, what is at an address, or a file.
+fn archive(engine: &Engine, source: &str) -> Result<Box<dyn Read>> {
     if source == "-" {
         if io::stdin().is_terminal() {
             return Err(Error::new(Kind::Usage, "the archive would come from the terminal")
@@ -61,10 +61,13 @@ fn archive(source: &str) -> Result<Box<dyn Read>> {
         }
         return Ok(Box::new(io::stdin().lock()));
     }
-    if source.starts_with("http://") || source.starts_with("https://") {
-        return Err(Error::new(Kind::Usage, format!("import does not download {source}"))
-            .hint(format!("curl -fsSL {source} | tare import - NAME")));
+    match is_address(source) {
+        true => engine.download(source),
+        false => file(source),
     }
+}
+
+fn file(source: &str) -> Result<Box<dyn Read>> {
     let open = File::open(source).and_then(|file| Ok((file.metadata()?.is_dir(), file)));
     match open.doing(|| format!("open the archive {source}"))? {
         (true, _) => Err(Error::new(Kind::Usage, format!("{source} is a folder, not a tar archive"))
@@ -120,12 +123,8 @@ mod tests {
 
     #[test]
     fn what_is_no_archive_is_refused_with_the_way_out() {
-        for (source, hint) in
-            [("/", "tar -C / -c ."), ("https://x.org/a.tar", "curl -fsSL https://x.org/a.tar |")]
-        {
-            let error = archive(source).err().unwrap();
-            assert!(error.hint_text().is_some_and(|text| text.starts_with(hint)), "{error:?}");
-        }
-        assert_eq!(archive("/nowhere").err().unwrap().kind(), Kind::NotFound);
+        let error = file("/").err().unwrap();
+        assert!(error.hint_text().is_some_and(|text| text.starts_with("tar -C / -c .")), "{error:?}");
+        assert_eq!(file("/nowhere").err().unwrap().kind(), Kind::NotFound);
     }
 }

@@ -39,6 +39,7 @@ pub static PUSH: Verb = Verb {
     words_end_options: false,
     flags: &[
         Flag::switch("all-tags", "Push all tags of an image to the repository").short('a'),
+        Flag::one("platform", "string", "linux/arm64", "Fail if the image is for another platform"),
         Flag::switch("quiet", "Print the image's name only").short('q'),
     ],
     act: push,
@@ -153,14 +154,14 @@ fn push(engine: &Engine, given: &Given) -> Result<u8> {
         say(&format!("The push refers to repository [{}]\n", name.name()))?;
     }
     for name in names {
-        push_one(engine, &name, quiet)?;
+        push_one(engine, &name, given.text("platform"), quiet)?;
     }
     Ok(0)
 }
 
-fn push_one(engine: &Engine, name: &str, quiet: bool) -> Result<()> {
+fn push_one(engine: &Engine, name: &str, platform: Option<&str>, quiet: bool) -> Result<()> {
     let progress = Progress::new(Doing::Pushing, !quiet);
-    let pushed = engine.push_image(name, &|digest, total, state| {
+    let pushed = engine.push_image(name, platform, &|digest, total, state| {
         let word = match state {
             PushState::Going(bytes) => {
                 return progress.tell(digest, LayerState::Coming { bytes, total, entries: 0 });

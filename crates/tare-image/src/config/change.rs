@@ -1,11 +1,11 @@
 //! Docker's `--change`: one Dockerfile instruction that alters an image's configuration.
 //!
-//! `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `LABEL`, `STOPSIGNAL`, `USER`, `VOLUME`, `WORKDIR`, in the forms that
-//! a Dockerfile has for them; variables are not expanded.
+//! `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `HEALTHCHECK`, `LABEL`, `STOPSIGNAL`, `USER`, `VOLUME`, `WORKDIR`, in the forms
+//! that a Dockerfile has for them; variables are not expanded.
 
 use tare_sys::{Error, Kind, Result};
 
-use super::ImageConfig;
+use super::{Healthcheck, ImageConfig};
 
 /// A checked change; [`apply`](Change::apply) cannot fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Change {
     Env(Vec<(String, String)>),
     /// Adds ports, `80/tcp`.
     Expose(Vec<String>),
+    /// Replaces the health check.
+    Healthcheck(Healthcheck),
     /// Sets labels.
     Label(Vec<(String, String)>),
     /// Sets the signal that `stop` sends.
@@ -58,6 +60,7 @@ impl Change {
                 }
                 Change::Expose(ports)
             }
+            "HEALTHCHECK" => Change::Healthcheck(healthcheck(rest).map_err(bad)?),
             "STOPSIGNAL" => Change::StopSignal(one_word(rest).map_err(bad)?),
             "USER" => Change::User(one_word(rest).map_err(bad)?),
             "VOLUME" => Change::Volume(
@@ -66,7 +69,7 @@ impl Change {
             "WORKDIR" => Change::WorkingDir(rest.to_owned()),
             _ => {
                 return Err(bad(format!("{word} is not an instruction that changes an image")).hint(
-                    "CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR can be changed",
+                    "CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR can be changed",
                 ));
             }
         })
@@ -88,6 +91,7 @@ impl Change {
                 }
             }
             Change::Expose(ports) => config.exposed_ports.extend(ports.iter().cloned()),
+            Change::Healthcheck(check) => config.healthcheck = Some(check.clone()),
             Change::Label(pairs) => config.labels.extend(pairs.iter().cloned()),
             Change::StopSignal(signal) => config.stop_signal.clone_from(signal),
             Change::User(user) => config.user.clone_from(user),
@@ -107,6 +111,50 @@ fn command(text: &str) -> Vec<String> {
 
 fn json_list(text: &str) -> Option<Vec<String>> {
     if text.starts_with('[') { serde_json::from_str(text).ok() } else { None }
+}
+
+/// `NONE`, or options, `CMD` and a command (Dockerfile reference, HEALTHCHECK).
+fn healthcheck(text: &str) -> Result<Healthcheck, String> {
+    let mut check = Healthcheck::default();
+    let mut rest = text;
+    while let Some(option) = rest.strip_prefix("--") {
+        let (option, after) = option.split_once(char::is_whitespace).unwrap_or((option, ""));
+        let (name, value) = option.split_once('=').ok_or_else(|| format!("--{option} has no value"))?;
+        match name {
+            "interval" => check.interval = span(value)?,
+            "timeout" => check.timeout = span(value)?,
+            "start-period" => check.start_period = span(value)?,
+            "start-interval" => check.start_interval = span(value)?,
+            "retries" => {
+                let number =
+                    value.parse::<u32>().map_err(|_| format!("{value:?} is not a number of retries"))?;
+                check.retries = number.into();
+            }
+            _ => return Err(format!("--{name} is not an option of HEALTHCHECK")),
+        }
+        rest = after.trim_start();
+    }
+    let (word, command) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let words = |first: &str, more: Vec<String>| std::iter::once(first.to_owned()).chain(more).collect();
+    check.test = match (word.to_ascii_uppercase().as_str(), command.trim()) {
+        ("NONE", "") if check == Healthcheck::default() => words("NONE", Vec::new()),
+        ("CMD", command) if !command.is_empty() => match json_list(command) {
+            Some(list) => words("CMD", list),
+            None => words("CMD-SHELL", vec![command.to_owned()]),
+        },
+        _ => return Err("NONE alone can follow, or CMD and a command".to_owned()),
+    };
+    Ok(check)
+}
+
+/// `1m30s` in nanoseconds: nothing, or at least a millisecond, as Docker has it.
+fn span(text: &str) -> Result<i64, String> {
+    let span = text.parse::<jiff::SignedDuration>().ok().map(|span| span.as_nanos());
+    let span = span.and_then(|nanos| i64::try_from(nanos).ok());
+    match span {
+        Some(nanos) if nanos == 0 || nanos >= 1_000_000 => Ok(nanos),
+        _ => Err(format!("{text:?} is not a length of time, as 30s or 1m30s, of at least 1ms")),
+    }
 }
 
 fn one_word(text: &str) -> Result<String, String> {
@@ -221,6 +269,22 @@ mod tests {
     }
 
     #[test]
+    fn health_checks() {
+        let check = |text: &str| applied(&[text]).healthcheck.unwrap();
+        let full = check(
+            "HEALTHCHECK --interval=1m30s --timeout=500ms --start-period=1h --start-interval=5s --retries=4 CMD test -e /x",
+        );
+        let seconds = 1_000_000_000;
+        assert_eq!(
+            (full.interval, full.timeout, full.start_period, full.start_interval, full.retries),
+            (90 * seconds, seconds / 2, 3600 * seconds, 5 * seconds, 4)
+        );
+        assert_eq!(full.test, ["CMD-SHELL", "test -e /x"]);
+        assert_eq!(check("healthcheck cmd [\"/bin/a\", \"b c\"]").test, ["CMD", "/bin/a", "b c"]);
+        assert_eq!(check("HEALTHCHECK NONE").test, ["NONE"]);
+    }
+
+    #[test]
     fn refusals() {
         for bad in [
             "",
@@ -236,6 +300,16 @@ mod tests {
             "EXPOSE 9-1",
             "USER a b",
             "ENV A=\0",
+            "HEALTHCHECK",
+            "HEALTHCHECK test",
+            "HEALTHCHECK CMD",
+            "HEALTHCHECK --interval=1s NONE",
+            "HEALTHCHECK --interval=1 CMD x",
+            "HEALTHCHECK --interval=-1s CMD x",
+            "HEALTHCHECK --timeout=1us CMD x",
+            "HEALTHCHECK --retries=-1 CMD x",
+            "HEALTHCHECK --retries CMD x",
+            "HEALTHCHECK --other=1 CMD x",
         ] {
             assert_eq!(Change::parse(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
         }
@@ -243,7 +317,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in "(CMD|ENV|LABEL|EXPOSE|VOLUME|WORKDIR)? ?.{0,40}") {
+        fn never_panics(text in "(CMD|ENV|LABEL|EXPOSE|VOLUME|WORKDIR|HEALTHCHECK)? ?.{0,40}") {
             if let Ok(change) = Change::parse(&text) {
                 change.apply(&mut ImageConfig::default());
             }
