@@ -31,7 +31,7 @@ const COME_BACK: &str = "for i in $(seq 30); do echo $i; sleep 0.1; done; exit 3
 const STEADY: [(&str, &[&str], &str); 13] = [
     ("plain-1", &[], COUNT),
     ("plain-2", &["--memory", "64m"], COUNT),
-    ("plain-3", &["--network", "none"], COUNT),
+    ("terminal", &["-t", "--network", "none"], COUNT),
     ("plain-4", &["--userns", "host"], COUNT),
     ("init", &["--init"], COUNT),
     ("checked-1", &["--health-cmd", "true", "--health-interval", "500ms"], COUNT),
@@ -120,12 +120,13 @@ impl Load {
         }
     }
 
-    /// Monitors, health checks and commands; not what is inside containers, or is just becoming one.
+    /// Monitors, health checks and commands; not what is inside containers, or is just becoming one. Of a monitor and the one
+    /// who holds its terminal as well one has to live.
     fn victims(&self) -> Vec<Process> {
         let outside = |process: &Process| {
             let status = process.file("status");
             let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
-            numbers.split_whitespace().count() == 1
+            numbers.split_whitespace().count() == 1 && process.file("comm") != "tare-terminal\n"
         };
         self.host.processes().into_iter().filter(outside).collect()
     }
@@ -251,7 +252,8 @@ impl Load {
             // Of the two signals of `stop` the init passes the first on, and nothing else here heeds it.
             let code = container["State"]["ExitCode"].as_i64();
             assert!(code == Some(137) || (name == "init" && code == Some(143)), "{name}: {container}");
-            if script == SERVE {
+            // What is read from a terminal has left it.
+            if script == SERVE || name == "terminal" {
                 continue;
             }
             let highest = all_numbers(name, &host.tare(["logs", name]).run().ok());

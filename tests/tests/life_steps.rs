@@ -246,6 +246,20 @@ fn killed_at_any_step_of_rm_it_can_be_removed() {
 }
 
 #[test]
+fn a_container_whose_removal_was_killed_on_the_way_still_has_its_name() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["create", "--name", "box", "busybox", "true"]).run().ok();
+    // The first file that `rm` moves is the container's folder.
+    let step = ("rename".to_owned(), 1);
+    let killed = traced(&["-o", "/dev/null", "-e", &before(&step)], host.tare(["rm", "box"])).run();
+    killed.fails(KILLED);
+    assert_eq!(host.status("box"), "created");
+    host.tare(["rm", "box"]).run().ok();
+    assert_eq!(host.tare(["ps", "-aq"]).run().ok(), "");
+}
+
+#[test]
 fn killed_at_any_step_of_rename_it_has_one_name() {
     kill_at_each_step(&["rename", "box", "chest"], running, |host, step| {
         let names = host.tare(["ps", "--format", "{{.Names}}"]).run().ok();

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tare_tests::{Host, eventually};
+use tare_tests::process::Process;
+use tare_tests::{Host, Terminal, eventually};
 
 fn kill_monitors(host: &Host) {
     for process in host.processes() {
@@ -86,6 +87,54 @@ fn a_restart_policy_goes_on_after_its_monitor_was_killed() {
     tare_tests::process::signal(second, Signal::KILL);
     eventually("it runs again", || ![0, second].contains(&host.pid("box")));
     host.tare(["rm", "-f", "box"]).run().ok();
+}
+
+/// Those of this host's processes that call themselves so.
+fn called(host: &Host, name: &str) -> Vec<Process> {
+    let mut processes = host.processes();
+    processes.retain(|process| process.file("comm").trim_end() == name);
+    processes
+}
+
+#[test]
+fn a_container_with_a_terminal_is_not_hung_up_when_its_monitor_is_killed() {
+    let host = Host::new();
+    let id = host.detached(&["-t", "--restart", "always"], COUNT);
+    for _ in 0..3 {
+        eventually("its terminal is held", || called(&host, "tare-terminal").len() == 1);
+        let first = host.pid(&id);
+        called(&host, "tare-monitor").iter().for_each(Process::kill);
+        let length = || host.tare(["logs", &id]).run().ok().lines().count();
+        let before = length();
+        eventually("it goes on writing", || length() > before + 3);
+        assert_eq!(host.pid(&id), first);
+        // The other way round: the holder has a successor too, started by the monitor.
+        let holders = called(&host, "tare-terminal");
+        holders.iter().for_each(Process::kill);
+        eventually("another holds it", || {
+            called(&host, "tare-terminal").iter().any(|new| holders.iter().all(|old| old.id != new.id))
+        });
+    }
+    // Each life has a terminal of its own.
+    host.tare(["restart", "-t", "0", &id]).run().ok();
+    eventually("its terminal is held", || called(&host, "tare-terminal").len() == 1);
+    host.tare(["rm", "-f", &id]).run().ok();
+    eventually("nobody holds it any more", || host.processes().is_empty());
+}
+
+#[test]
+fn an_attached_terminal_goes_on_with_the_monitor_that_took_over() {
+    let host = Host::new();
+    host.busybox();
+    let run = host.tare(["run", "-it", "--rm", "--name", "box", "busybox", "sh"]);
+    let mut terminal = Terminal::start(run, 24, 80);
+    terminal.types("echo o''n\n");
+    terminal.expect("on");
+    eventually("its terminal is held", || called(&host, "tare-terminal").len() == 1);
+    called(&host, "tare-monitor").iter().for_each(Process::kill);
+    terminal.types("echo st''ill; exit 3\n");
+    terminal.expect("still");
+    assert_eq!(terminal.wait(), 3);
 }
 
 #[test]

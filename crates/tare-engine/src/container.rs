@@ -15,6 +15,7 @@
 //!     stdin stdout stderr           FIFOs, of one without a terminal
 //!     health.json                   how its health check goes, if it has one: see `health`
 //!     control                       its monitor's socket
+//!     terminal                      the socket of the one who holds its terminal, if it has one
 //! ```
 //!
 //! Locking: the process that makes a container locks its run folder; the monitor inherits the lock by fork
@@ -313,6 +314,11 @@ impl Folders {
     /// The socket of its monitor.
     pub fn control(&self) -> PathBuf {
         self.run.join("control")
+    }
+
+    /// The socket of the one who holds its terminal.
+    pub fn terminal(&self) -> PathBuf {
+        self.run.join("terminal")
     }
 
     /// Where its output is kept.

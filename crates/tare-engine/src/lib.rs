@@ -85,6 +85,7 @@ pub use machine::network_of as machine_network_of;
 pub use machine::{HOLDER, Network as MachineNetwork, enter, holder_main, recognize};
 pub use monitor::adopt::{NAME as MONITOR, main as monitor_main};
 pub use monitor::message::Exit;
+pub use monitor::terminal::{NAME as TERMINAL, main as terminal_main};
 pub use network::NetworkSummary;
 pub use prune::PrunedContainers;
 pub use pull::{PullOptions, Pulled};

@@ -24,6 +24,7 @@ pub mod message;
 mod output;
 mod ports;
 pub mod restart;
+pub mod terminal;
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -60,7 +61,8 @@ use output::{Glass, Unfinished};
 
 /// How long a container has to run until its monitor makes itself small.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How long a container has to run until it can be talked to. The short ones are spared that; who comes early waits.
+/// How long a container has to run until it can be talked to, and its terminal is held by another as well. The short ones
+/// are spared that; who comes early waits.
 const LISTEN: Duration = Duration::from_millis(10);
 /// How long a line without an end waits in memory for the rest.
 const FLUSH: Duration = Duration::from_millis(200);
@@ -165,6 +167,8 @@ enum Source {
     Firewall,
     /// The check of its health that is under way.
     Probe,
+    /// The keeper of its terminal is gone.
+    Keeper,
 }
 
 /// What is to happen when the time comes.
@@ -216,6 +220,8 @@ struct Monitor {
     unfinished: [Unfinished; 2],
     glass: Glass,
     terminal: Option<OwnedFd>,
+    /// The process that holds the terminal as well: see [`terminal`].
+    keeper: Option<Channel>,
     /// Its cgroup, where this monitor has made it.
     group: Option<Cgroup>,
     /// What it holds on networks.
@@ -258,6 +264,7 @@ impl Monitor {
             unfinished: Default::default(),
             glass: Glass::default(),
             terminal: None,
+            keeper: None,
             group: None,
             joined: Joined::default(),
             names: None,
@@ -470,6 +477,9 @@ impl Monitor {
         if let Some(probe) = &self.probe {
             add(Source::Probe, probe.as_fd(), PollFlags::IN);
         }
+        if let Some(holder) = &self.keeper {
+            add(Source::Keeper, holder.as_fd(), PollFlags::IN);
+        }
         for (at, client) in self.clients.iter().enumerate() {
             let flags = if client.has_more() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             add(Source::Client(at), client.as_fd(), flags);
@@ -497,7 +507,10 @@ impl Monitor {
         let due = |time: &mut Option<Instant>| time.take_if(|time| *time <= now).is_some();
         due(&mut self.times.take);
         if due(&mut self.times.listen) {
-            self.listen();
+            if self.listener.is_none() {
+                self.listen();
+            }
+            self.hold_terminal();
         }
         if due(&mut self.times.flush) {
             self.flush_output();
@@ -526,6 +539,7 @@ impl Monitor {
             Source::Control => self.admit(),
             Source::Client(at) => self.hear(at, events),
             Source::Probe => self.checked(),
+            Source::Keeper => self.hold_terminal(),
             Source::Output(stream) => self.take_output(stream, false),
             Source::Proxy => {
                 if let Some(proxy) = &mut self.proxy {
@@ -574,6 +588,7 @@ impl Monitor {
     /// Its process has ended: writes that down, tells all who wait, and starts it again or cleans up.
     fn end(&mut self) {
         let Some(alive) = self.alive.take() else { return };
+        self.keeper = None;
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.take_output(stream, true);
         }
@@ -704,6 +719,7 @@ impl Monitor {
         match begun {
             Ok(_) => {
                 self.small = false;
+                self.times.listen = Some(Instant::now() + LISTEN);
                 for client in &mut self.clients {
                     client.done(&Ok(()));
                 }

@@ -25,10 +25,11 @@ pub fn undo(roots: &Roots, record: &Record) {
     discard(roots, record);
 }
 
-/// Makes the container invisible: its name is free and its id unknown.
+/// Makes the container invisible: its id is unknown and its name free. In this order, because a name without a container
+/// is swept up, and a container without its name could not be found any more.
 pub fn to_trash(roots: &Roots, record: &Record) {
-    roots.release_name(&record.name, &record.id);
     move_folder(roots, &record.id);
+    roots.release_name(&record.name, &record.id);
     crate::events::emit(roots, &Event::container(record, "destroy"));
 }
 

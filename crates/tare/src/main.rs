@@ -63,6 +63,9 @@ fn main() -> std::process::ExitCode {
     } else if words.first().is_some_and(|name| name == tare_engine::HOLDER) {
         ARENA.close();
         u8::from(tare_engine::holder_main(&words).is_err())
+    } else if words.first().is_some_and(|name| name == tare_engine::TERMINAL) {
+        ARENA.close();
+        u8::from(tare_engine::terminal_main(&words).is_err())
     } else if oci::is_called(&words) {
         oci::dispatch(words)
     } else {

@@ -19,7 +19,7 @@ use tare_sys::process::{self, Ended};
 use tare_sys::spawn::{self, Program};
 use tare_sys::{Context, Error, Kind, Result};
 
-use super::{Alive, Monitor};
+use super::{Alive, Monitor, terminal};
 use crate::container::{Lock, Roots, State};
 use crate::log::Stream;
 use crate::stdio;
@@ -158,8 +158,13 @@ impl Monitor {
         let held = ["mnt", "net", "ipc"].into_iter().filter_map(namespace).collect();
         self.alive = Some(Alive { pidfd, held });
         self.go_on_checking();
-        if let Some(terminal) = terminal {
-            self.take_terminal(terminal)?;
+        if self.record.request.config.tty {
+            let (held, keeper) =
+                terminal::take(&self.folders).map_or((None, None), |(t, h)| (Some(t), Some(h)));
+            self.keeper = keeper;
+            if let Some(terminal) = terminal.or(held) {
+                self.take_terminal(terminal)?;
+            }
         }
         Ok(())
     }
