@@ -96,6 +96,21 @@ fn volumes_of_a_container_that_nobody_was_told_of_go_with_it() {
 }
 
 #[test]
+fn what_several_start_at_once_is_started_once_and_all_are_content() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["create", "--name", "box", "busybox", "sleep", "60"]).run().ok();
+    for _ in 0..4 {
+        let starts: Vec<_> = (0..4).map(|_| host.tare(["start", "box"]).start()).collect();
+        for start in starts {
+            start.wait().ok();
+        }
+        assert_eq!(host.status("box"), "running");
+        host.tare(["stop", "-t", "0", "box"]).run().ok();
+    }
+}
+
+#[test]
 fn a_hundred_starts_leave_nothing() {
     let host = Host::new();
     host.busybox();

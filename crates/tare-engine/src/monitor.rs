@@ -477,8 +477,8 @@ impl Monitor {
         if let Some(probe) = &self.probe {
             add(Source::Probe, probe.as_fd(), PollFlags::IN);
         }
-        if let Some(holder) = &self.keeper {
-            add(Source::Keeper, holder.as_fd(), PollFlags::IN);
+        if let Some(keeper) = &self.keeper {
+            add(Source::Keeper, keeper.as_fd(), PollFlags::IN);
         }
         for (at, client) in self.clients.iter().enumerate() {
             let flags = if client.has_more() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };

@@ -87,9 +87,19 @@ impl Engine {
         if status.process().is_some() {
             return Ok(None);
         }
-        // A monitor that is just cleaning up gets the time for it.
-        self.wait_until_settled(&folders)?;
-        let lock = folders.lock_or_make().doing(what)?;
+        let runs = || folders.status().is_ok_and(|status| status.is_some_and(|s| s.process().is_some()));
+        let lock = loop {
+            // A monitor that is just cleaning up gets the time for it, and so does another who starts it.
+            self.wait_until_settled(&folders, runs)?;
+            if runs() {
+                return Ok(None);
+            }
+            match folders.lock_or_make() {
+                // The other was quicker.
+                Err(err) if err.kind() == Kind::Conflict => {}
+                lock => break lock.doing(what)?,
+            }
+        };
         let record = folders.record()?;
         let prepared = self.decide(&record, &folders).and_then(|(plan, shared, hierarchies)| {
             self.prepare(&record, &folders, plan, shared, hierarchies)

@@ -143,7 +143,7 @@ impl Engine {
                 ends_within(pidfd.as_fd(), PATIENCE)?;
             }
         }
-        self.wait_until_settled(&folders)?;
+        self.wait_until_settled(&folders, || false)?;
         let _lock = folders.lock_or_make().doing(|| format!("remove {container}"))?;
         if volumes {
             removal::mark_volumes(&folders);
@@ -159,11 +159,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until nobody is in charge: the monitor has written down the end and cleaned up.
-    pub(crate) fn wait_until_settled(&self, folders: &Folders) -> Result<()> {
+    /// Waits until nobody is in charge: the monitor has written down the end and cleaned up. Or until there is `enough`.
+    pub(crate) fn wait_until_settled(&self, folders: &Folders, enough: impl Fn() -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match folders.lock() {
+                Ok(None) if enough() => return Ok(()),
                 Ok(None) => {}
                 Ok(Some(_)) => break,
                 // Removed by its monitor.
