@@ -70,6 +70,20 @@ pub fn outside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(there).join()).expect("the work outside")
 }
 
+/// Does something in the network of a process. What it opens there stays there, whoever uses it.
+pub fn in_network_of<T: Send>(process: i32, work: impl FnOnce() -> T + Send) -> T {
+    within(&format!("/proc/{process}/ns/net"), work)
+}
+
+fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let there = || {
+        let file = File::open(namespace).expect("a network namespace");
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("entering it");
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(there).join()).expect("the work there")
+}
+
 /// Another host, on a cable of its own to the test's machine.
 #[derive(Debug)]
 pub struct Remote {
@@ -108,6 +122,11 @@ impl Remote {
             run(&["ip", "route", "add", "default", "via", &address]);
         }
         Remote { namespace, machine, address, machine6, link }
+    }
+
+    /// Does something there. What it opens there stays there, whoever uses it.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        within(&format!("/run/netns/{}", self.namespace), work)
     }
 
     /// What precedes a command that is to run on it.

@@ -1,8 +1,11 @@
 //! Published ports: other ones while the container runs, and what the host's firewall says to them, whenever it says it.
 #![forbid(unsafe_code)]
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use tare_tests::engine::{self, Docker};
-use tare_tests::machine::{Remote, get, get_from, own_network, run};
+use tare_tests::machine::{Remote, get, get_from, in_network_of, own_network, run};
 use tare_tests::{Host, eventually, process};
 
 /// Two web servers, which say who they are.
@@ -89,6 +92,34 @@ fn ports_that_cannot_be_had_change_nothing() {
     host.detached(&["--name", "alone", "--network", "none"], "exec sleep 600");
     let words = ["update", "-p", "9090:80", "alone"];
     host.tare(words).run().fails(1).complains_of(&["no network", "network connect"]);
+}
+
+#[test]
+fn datagrams_reach_a_container_without_ipv6_by_ipv6() {
+    let (host, remote) = (Host::new(), Remote::new());
+    let flags = ["--name", "web", "-p", "5353:5353/udp", "-p", "9899:9899/sctp"];
+    host.detached(&flags, "exec sleep 600");
+    let socket = |at: &str| {
+        let socket = UdpSocket::bind(at).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        socket
+    };
+    let server = in_network_of(host.pid("web"), || socket("0.0.0.0:5353"));
+    let here = socket("[::]:0");
+    let elsewhere = remote.within(|| socket("[::]:0"));
+    for (client, address) in [(&here, "::1"), (&here, &remote.machine6), (&elsewhere, &remote.machine6)] {
+        let mut buffer = [0; 16];
+        eventually("the question is there", || {
+            client.send_to(b"question", (address, 5353)).unwrap();
+            let Ok((8, from)) = server.recv_from(&mut buffer) else { return false };
+            server.send_to(b"answer", from).unwrap();
+            client.recv_from(&mut buffer).is_ok_and(|(length, _)| &buffer[..length] == b"answer")
+        });
+    }
+    let ports = host.tare(["port", "web"]).run().ok();
+    assert!(ports.contains("9899/sctp -> 0.0.0.0:9899") && !ports.contains("[::]:9899"), "{ports}");
+    let words = ["run", "--rm", "-p", "[::1]:9899:9899/sctp", "busybox", "true"];
+    host.tare(words).run().fails(125).complains_of(&["sctp", "no IPv6", "--ipv6"]);
 }
 
 /// Lets in what the machine itself and answers need.

@@ -2,10 +2,12 @@
 //!
 //! The firewall can change a destination, but not from one family to the other, and not of what goes to `::1`, which
 //! the kernel lets leave the host by no setting. Without this, `localhost`, which is `::1` first of all, would lead
-//! nowhere. The container sees the bridge as the client.
+//! nowhere. The container sees the bridge as the client. TCP and UDP; SCTP needs a container with IPv6.
 //! Everything else goes past it, by the firewall's map. What comes in here has passed the host's rules for input.
 //!
 //! It never blocks, has no thread, and holds at most [`MOST`] connections of [`CHUNK`] bytes each way.
+
+mod datagrams;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +19,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, So
 use tare_sys::{Context, Result};
 
 use crate::port::{Protocol, Reserved};
+use datagrams::Clients;
 
 /// Connections at once; more are refused.
 const MOST: usize = 256;
@@ -27,13 +30,27 @@ const BACKLOG: i32 = 128;
 
 /// Keys of connections in the epoll begin here; those below are of listeners.
 const PAIRS: u64 = 1 << 32;
+/// And those of clients that send datagrams here.
+const CLIENTS: u64 = 1 << 33;
 
 /// The proxy of one container.
 #[derive(Debug)]
 pub struct Proxy {
     epoll: OwnedFd,
-    listeners: Vec<(OwnedFd, SocketAddr)>,
+    listeners: Vec<Listener>,
     pairs: Vec<Option<Pair>>,
+    clients: Clients,
+    /// For a datagram; empty as long as none has come.
+    buffer: Vec<u8>,
+}
+
+/// A port that it serves.
+#[derive(Debug)]
+struct Listener {
+    socket: OwnedFd,
+    protocol: Protocol,
+    /// Where the container is.
+    target: SocketAddr,
 }
 
 /// A client's connection, and ours to the container.
@@ -71,7 +88,13 @@ impl Proxy {
             return Ok(None);
         }
         let epoll = epoll::create(CreateFlags::CLOEXEC).doing(|| "epoll_create1()")?;
-        let mut proxy = Proxy { epoll, listeners: Vec::new(), pairs: Vec::new() };
+        let mut proxy = Proxy {
+            epoll,
+            listeners: Vec::new(),
+            pairs: Vec::new(),
+            clients: Clients::default(),
+            buffer: Vec::new(),
+        };
         proxy.watch(listeners)?;
         Ok(Some(proxy))
     }
@@ -83,16 +106,16 @@ impl Proxy {
         ipv4: Option<Ipv4Addr>,
         ipv6: Option<Ipv6Addr>,
     ) -> Result<()> {
-        for (socket, _) in self.listeners.drain(..) {
+        for listener in self.listeners.drain(..) {
             // The epoll would go on with it: what is reserved is the same open file.
-            let _ = epoll::delete(&self.epoll, &socket);
+            let _ = epoll::delete(&self.epoll, &listener.socket);
         }
         self.watch(listeners(reserved, ipv4, ipv6)?)
     }
 
-    fn watch(&mut self, listeners: Vec<(OwnedFd, SocketAddr)>) -> Result<()> {
-        for (at, (socket, _)) in listeners.iter().enumerate() {
-            epoll::add(&self.epoll, socket, EventData::new_u64(at as u64), EventFlags::IN)
+    fn watch(&mut self, listeners: Vec<Listener>) -> Result<()> {
+        for (at, listener) in listeners.iter().enumerate() {
+            epoll::add(&self.epoll, &listener.socket, EventData::new_u64(at as u64), EventFlags::IN)
                 .doing(|| "epoll_ctl(listener)")?;
         }
         self.listeners = listeners;
@@ -110,16 +133,24 @@ impl Proxy {
         let Ok(count) = epoll::wait(&self.epoll, &mut events[..], Some(&Timespec::default())) else { return };
         for event in events.iter().take(count) {
             let data = event.data.u64();
-            match data.checked_sub(PAIRS) {
-                None => self.accept(data as usize),
-                Some(number) => self.relay(number as usize),
+            match data {
+                CLIENTS.. => {
+                    let ports = self.listeners.iter().map(|listener| &listener.socket);
+                    self.clients.answer(data, ports, &mut self.buffer);
+                }
+                PAIRS.. => self.relay((data - PAIRS) as usize),
+                _ => self.accept(data as usize),
             }
         }
     }
 
     fn accept(&mut self, at: usize) {
-        let Some((listener, target)) = self.listeners.get(at) else { return };
-        let Ok(client) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        let Some(Listener { socket, protocol, target }) = self.listeners.get(at) else { return };
+        if *protocol == Protocol::Udp {
+            self.clients.ask(&self.epoll, CLIENTS, socket, *target, &mut self.buffer);
+            return;
+        }
+        let Ok(client) = rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
         else {
             return;
         };
@@ -193,16 +224,12 @@ fn key(slot: usize, side: usize) -> u64 {
 }
 
 /// Listens on those of the reserved ports that only a proxy can serve.
-fn listeners(
-    reserved: &[Reserved],
-    ipv4: Option<Ipv4Addr>,
-    ipv6: Option<Ipv6Addr>,
-) -> Result<Vec<(OwnedFd, SocketAddr)>> {
+fn listeners(reserved: &[Reserved], ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>) -> Result<Vec<Listener>> {
     let Some(address) = ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from)) else { return Ok(Vec::new()) };
     let is_ours = |port: &&Reserved| {
         let at = port.published.address;
         let asks_us = at.is_unspecified() || at.is_loopback() || ipv6.is_none();
-        at.is_ipv6() && asks_us && port.published.protocol == Protocol::Tcp
+        at.is_ipv6() && asks_us && port.published.protocol != Protocol::Sctp
     };
     let mut listeners = Vec::new();
     for port in reserved.iter().filter(is_ours) {
@@ -210,12 +237,18 @@ fn listeners(
         let Some(socket) = &port.socket else { continue };
         let what = || format!("listen on port {} of IPv6", port.published.port);
         let socket = socket.try_clone().doing(what)?;
+        rustix::io::ioctl_fionbio(&socket, true).doing(what)?;
+        let target = SocketAddr::new(address, port.published.container_port);
+        let protocol = port.published.protocol;
+        if protocol == Protocol::Udp {
+            listeners.push(Listener { socket, protocol, target });
+            continue;
+        }
         // Its connections inherit this; where it is off, those that have just ended would keep the port. While
         // it listens, nobody else gets it in any case.
         rustix::net::sockopt::set_socket_reuseaddr(&socket, true).doing(what)?;
         rustix::net::listen(&socket, BACKLOG).doing(what)?;
-        rustix::io::ioctl_fionbio(&socket, true).doing(what)?;
-        listeners.push((socket, SocketAddr::new(address, port.published.container_port)));
+        listeners.push(Listener { socket, protocol, target });
     }
     Ok(listeners)
 }
@@ -291,6 +324,36 @@ mod tests {
 
     use super::*;
     use crate::port::{Wanted, reserve};
+
+    #[test]
+    fn datagrams_and_their_answers_find_their_way_for_more_clients_than_there_is_room_for() {
+        use std::net::UdpSocket;
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let wanted = Wanted {
+            protocol: Protocol::Udp,
+            address: Some("::1".parse().unwrap()),
+            ports: 0..=0,
+            container_port: server.local_addr().unwrap().port(),
+        };
+        let Ok(reserved) = reserve(&[wanted]) else { return };
+        let port = reserved[0].published.port;
+        let mut proxy = Proxy::open(&reserved, Some(Ipv4Addr::LOCALHOST), None).unwrap().unwrap();
+        let mut buffer = [0; 2000];
+        let clients: Vec<UdpSocket> = (0..200).map(|_| UdpSocket::bind("[::1]:0").unwrap()).collect();
+        for (number, client) in clients.iter().chain(&clients).enumerate() {
+            client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            client.connect(("::1", port)).unwrap();
+            client.send(format!("from {number}").as_bytes()).unwrap();
+            proxy.serve();
+            let (length, from) = server.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], *format!("from {number}").as_bytes());
+            server.send_to(&[buffer[..length].to_vec(), vec![b'!'; 1400]].concat(), from).unwrap();
+            proxy.serve();
+            let length = client.recv(&mut buffer).unwrap();
+            assert!(buffer[..length].starts_with(format!("from {number}!").as_bytes()) && length > 1400);
+        }
+    }
 
     #[test]
     fn bytes_go_both_ways_to_their_end() {

@@ -1,9 +1,9 @@
 //! Published ports of containers: what a request wants, and what the monitor of one that runs holds.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 
 use tare_network::attach::Connection;
-use tare_network::network::Network;
 use tare_network::port::{self, Protocol, Published, Reserved, Wanted as WantedPort};
 use tare_network::proxy::Proxy;
 use tare_network::{Endpoint, Networks};
@@ -101,7 +101,7 @@ pub(super) fn publish(
         // As Docker does: an internal network is reached by nobody outside.
         return Ok(Vec::new());
     };
-    at_home(&connection.network, &mut ports);
+    at_home(connection, &mut ports)?;
     let reserved = match port::reserve(&ports) {
         Err(err) if err.kind() == Kind::Conflict => {
             sweep::sweep(roots)?;
@@ -119,12 +119,25 @@ fn is_open(Connection { network, .. }: &Connection) -> bool {
 }
 
 /// Ports without an address get the one that the network has for them.
-fn at_home(network: &Network, ports: &mut [WantedPort]) {
-    if let Some(address) = network.publish_at() {
-        for port in ports {
-            port.address = port.address.or(Some(address));
+fn at_home(Connection { network, endpoint }: &Connection, ports: &mut [WantedPort]) -> Result<()> {
+    let at = network.publish_at();
+    for port in ports {
+        port.address = port.address.or(at);
+        if port.protocol != Protocol::Sctp || endpoint.ipv6.is_some() {
+            continue;
+        }
+        // From one family to the other there is only a proxy, and none for SCTP.
+        match port.address {
+            None => port.address = Some(Ipv4Addr::UNSPECIFIED.into()),
+            Some(IpAddr::V6(address)) => {
+                let what = format!("publish port [{address}]:{}/sctp", port.ports.start());
+                return Err(Error::new(Kind::Unsupported, format!("{what}: the container has no IPv6"))
+                    .hint("put it on a network with --ipv6, or publish at an address of IPv4"));
+            }
+            Some(IpAddr::V4(_)) => {}
         }
     }
+    Ok(())
 }
 
 /// A port of another container's is named by that.
@@ -184,7 +197,7 @@ pub fn republish(roots: &Roots, record: &Record, held: &mut Vec<Reserved>) -> Re
             .hint("`tare network connect` puts it on one")),
         };
     };
-    at_home(&old.network, &mut wanted);
+    at_home(old, &mut wanted)?;
     let ports = old.endpoint.ports.iter();
     let all = ports.map(|published| {
         let at = held.iter().position(|held| held.published == *published);
