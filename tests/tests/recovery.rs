@@ -108,11 +108,11 @@ fn a_container_with_a_terminal_is_not_hung_up_when_its_monitor_is_killed() {
         let before = length();
         eventually("it goes on writing", || length() > before + 3);
         assert_eq!(host.pid(&id), first);
-        // The other way round: the holder has a successor too, started by the monitor.
-        let holders = called(&host, "tare-terminal");
-        holders.iter().for_each(Process::kill);
+        // The other way round: the keeper has a successor too, started by the monitor.
+        let keepers = called(&host, "tare-terminal");
+        keepers.iter().for_each(Process::kill);
         eventually("another holds it", || {
-            called(&host, "tare-terminal").iter().any(|new| holders.iter().all(|old| old.id != new.id))
+            called(&host, "tare-terminal").iter().any(|new| keepers.iter().all(|old| old.id != new.id))
         });
     }
     // Each life has a terminal of its own.
@@ -132,8 +132,9 @@ fn an_attached_terminal_goes_on_with_the_monitor_that_took_over() {
     terminal.expect("on");
     eventually("its terminal is held", || called(&host, "tare-terminal").len() == 1);
     called(&host, "tare-monitor").iter().for_each(Process::kill);
-    terminal.types("echo st''ill; exit 3\n");
+    terminal.types("echo st''ill\n");
     terminal.expect("still");
+    terminal.types("exit 3\n");
     assert_eq!(terminal.wait(), 3);
 }
 

@@ -539,7 +539,7 @@ impl Monitor {
             Source::Control => self.admit(),
             Source::Client(at) => self.hear(at, events),
             Source::Probe => self.checked(),
-            Source::Keeper => self.hold_terminal(),
+            Source::Keeper => self.keeper_is_gone(),
             Source::Output(stream) => self.take_output(stream, false),
             Source::Proxy => {
                 if let Some(proxy) = &mut self.proxy {

@@ -102,9 +102,15 @@ fn hold(roots: &Roots, folders: &Folders, terminal: BorrowedFd<'_>) -> Result<Ch
 impl Monitor {
     /// Has somebody else hold the terminal, if there is one. Without a keeper it is held by us alone.
     pub(super) fn hold_terminal(&mut self) {
-        self.keeper = None;
-        if let (Some(terminal), Some(_)) = (&self.terminal, &self.alive) {
+        if let (Some(terminal), Some(_), None) = (&self.terminal, &self.alive, &self.keeper) {
             self.keeper = hold(&self.roots, &self.folders, terminal.as_fd()).ok();
+        }
+    }
+
+    /// The keeper is gone. One of a life that has just ended is not missed.
+    pub(super) fn keeper_is_gone(&mut self) {
+        if self.keeper.take().is_some() {
+            self.hold_terminal();
         }
     }
 }
