@@ -61,8 +61,16 @@ fn read_only_holds_for_what_is_mounted_below() {
     let below = folder.join("below");
     assert!(Command::new("mount").args(["-t", "tmpfs", "below"]).arg(&below).status().unwrap().success());
     let out = host.sh(&["-v", &volume(&folder, "/data:ro")], "echo x > /data/below/new");
+    // Unless it is asked for otherwise.
+    let words =
+        |how: &str| format!("type=bind,src={},dst=/data,readonly,bind-recursive={how}", folder.display());
+    let script = "echo x > /data/below/new && ! echo x > /data/new";
+    let writable = host.sh(&["--mount", &words("writable")], script);
+    let read_only = host.sh(&["--mount", &words("readonly")], script);
     assert!(Command::new("umount").arg(&below).status().unwrap().success());
     out.fails(1).complains_of(&["read-only"]);
+    writable.ok();
+    read_only.fails(1).complains_of(&["read-only"]);
 }
 
 #[test]

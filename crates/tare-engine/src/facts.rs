@@ -46,10 +46,11 @@ pub fn gather(request: &CreateRequest, hierarchies: &Hierarchies) -> Result<Fact
         &host.blkio_device_read_iops,
         &host.blkio_device_write_iops,
     ];
-    for limit in limits.into_iter().flatten() {
-        let stat = rustix::fs::stat(limit.path.as_str()).doing(|| format!("limit {}: stat", limit.path))?;
+    let weighed = host.blkio_weight_device.iter().map(|device| &device.path);
+    for path in limits.into_iter().flatten().map(|limit| &limit.path).chain(weighed) {
+        let stat = rustix::fs::stat(path.as_str()).doing(|| format!("limit {path}: stat"))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice {
-            let numbers = (limit.path.clone(), major(stat.st_rdev).into(), minor(stat.st_rdev).into());
+            let numbers = (path.clone(), major(stat.st_rdev).into(), minor(stat.st_rdev).into());
             facts.block_devices.push(numbers);
         }
     }

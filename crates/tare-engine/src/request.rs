@@ -238,6 +238,12 @@ pub struct HostConfig {
     pub cpu_period: i64,
     /// CFS quota in microseconds.
     pub cpu_quota: i64,
+    /// Period of the real-time scheduler in microseconds; cgroup v1 only.
+    #[serde(rename = "CpuRealtimePeriod")]
+    pub cpu_rt_period: i64,
+    /// Time for real-time processes in each such period, in microseconds; cgroup v1 only.
+    #[serde(rename = "CpuRealtimeRuntime")]
+    pub cpu_rt_runtime: i64,
     /// CPUs allowed, `0-2,4`.
     pub cpuset_cpus: String,
     /// Memory nodes allowed.
@@ -248,6 +254,8 @@ pub struct HostConfig {
     pub network_limits: NetworkLimits,
     /// 10 to 1000; 0: none asked.
     pub blkio_weight: u16,
+    /// The same for single devices.
+    pub blkio_weight_device: Vec<WeightDevice>,
     /// Read limits in bytes per second.
     pub blkio_device_read_bps: Vec<ThrottleDevice>,
     /// Write limits in bytes per second.
@@ -298,6 +306,8 @@ pub struct Mount {
     pub propagation: String,
     /// Leave out what is mounted below the source.
     pub non_recursive: bool,
+    /// What is mounted below the source stays writable where the mount itself is read-only.
+    pub read_only_non_recursive: bool,
     /// Make the source folder if it is missing.
     pub create_source: bool,
     /// Size of a tmpfs; 0: the kernel's default, half the memory.
@@ -348,6 +358,16 @@ pub struct DeviceMapping {
     pub path_in_container: String,
     /// Some of `rwm`.
     pub cgroup_permissions: String,
+}
+
+/// A device's share of its time (Docker's `WeightDevice`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct WeightDevice {
+    /// `/dev/sda`.
+    pub path: String,
+    /// 10 to 1000.
+    pub weight: u16,
 }
 
 /// One `--device-read-bps` and the like.

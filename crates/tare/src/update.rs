@@ -51,9 +51,9 @@ pub static UPDATE: Verb = Verb {
             "in=10mbit,out=2mbit",
             "Bandwidth of the container, each way (0 for any)",
         ),
+        Flag::one("pids-limit", "int", "100", "Number of processes allowed (-1 for unlimited)"),
         Flag::many("publish", "8080:80", "Publish these ports, in place of those before ('none' for none)")
             .short('p'),
-        Flag::one("pids-limit", "int", "100", "Number of processes allowed (-1 for unlimited)"),
         Flag::one(
             "restart",
             "string",

@@ -131,7 +131,8 @@ fn own_mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Resu
             "" | "bind" => {
                 let mut options = vec![if asked.non_recursive { "bind" } else { "rbind" }];
                 if asked.read_only {
-                    options.push(if asked.non_recursive { "ro" } else { "rro" });
+                    let alone = asked.non_recursive || asked.read_only_non_recursive;
+                    options.push(if alone { "ro" } else { "rro" });
                 }
                 let propagation = if asked.propagation.is_empty() { "rprivate" } else { &asked.propagation };
                 options.push(known_propagation(propagation)?);

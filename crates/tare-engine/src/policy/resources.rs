@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::{
     LinuxBlockIoBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources,
-    LinuxResourcesBuilder, LinuxThrottleDevice, LinuxThrottleDeviceBuilder,
+    LinuxResourcesBuilder, LinuxThrottleDevice, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder,
 };
 use tare_sys::{Error, Kind, Result};
 
@@ -181,6 +181,22 @@ fn cpu(host: &HostConfig, facts: &Facts) -> Result<Option<oci_spec::runtime::Lin
         })?));
         any = true;
     }
+    if host.cpu_rt_period != 0 {
+        limits.set_realtime_period(Some(u64::try_from(host.cpu_rt_period).map_err(|_| {
+            usage(format!("--cpu-rt-period {}", host.cpu_rt_period), "use a number of microseconds")
+        })?));
+        any = true;
+    }
+    if host.cpu_rt_runtime != 0 {
+        if host.cpu_rt_period != 0 && host.cpu_rt_runtime > host.cpu_rt_period {
+            return Err(usage(
+                "--cpu-rt-runtime is more than --cpu-rt-period".into(),
+                "the runtime is a part of the period",
+            ));
+        }
+        limits.set_realtime_runtime(Some(host.cpu_rt_runtime));
+        any = true;
+    }
     if host.cpu_shares != 0 {
         let shares = u64::try_from(host.cpu_shares).map_err(|_| {
             usage(format!("--cpu-shares {}", host.cpu_shares), "use a number from 2 to 262144")
@@ -213,19 +229,36 @@ fn block_io(host: &HostConfig, facts: &Facts) -> Result<Option<oci_spec::runtime
         limits.set_weight(Some(host.blkio_weight));
         any = true;
     }
+    let numbers = |path: &str| {
+        let found = facts.block_devices.iter().find(|(known, ..)| known == path);
+        found.map(|(_, major, minor)| (*major as i64, *minor as i64)).ok_or_else(|| {
+            usage(format!("limit {path}: not a block device"), "name a whole disk, such as /dev/sda")
+        })
+    };
+    let weights = host
+        .blkio_weight_device
+        .iter()
+        .map(|device| {
+            let (major, minor) = numbers(&device.path)?;
+            LinuxWeightDeviceBuilder::default()
+                .major(major)
+                .minor(minor)
+                .weight(device.weight)
+                .build()
+                .map_err(spec_error)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if !weights.is_empty() {
+        limits.set_weight_device(Some(weights));
+        any = true;
+    }
     let throttle = |list: &[ThrottleDevice]| -> Result<Option<Vec<LinuxThrottleDevice>>> {
         list.iter()
             .map(|device| {
-                let (_, major, minor) =
-                    facts.block_devices.iter().find(|(path, ..)| *path == device.path).ok_or_else(|| {
-                        usage(
-                            format!("limit {}: not a block device", device.path),
-                            "name a whole disk, such as /dev/sda",
-                        )
-                    })?;
+                let (major, minor) = numbers(&device.path)?;
                 LinuxThrottleDeviceBuilder::default()
-                    .major(*major as i64)
-                    .minor(*minor as i64)
+                    .major(major)
+                    .minor(minor)
                     .rate(device.rate)
                     .build()
                     .map_err(spec_error)

@@ -213,3 +213,27 @@ fn command_and_environment_follow_dockers_rules() {
     let env = environment(&mine, &image, "h");
     assert_eq!(env, ["PATH=/p", "HOSTNAME=h", "TERM=xterm", "A=mine"]);
 }
+
+#[test]
+fn weights_of_devices_and_real_time_are_handed_on_or_refused() {
+    let weight = |path: &str| HostConfig {
+        blkio_weight_device: vec![crate::request::WeightDevice { path: path.into(), weight: 500 }],
+        ..HostConfig::default()
+    };
+    let facts = Facts { block_devices: vec![("/dev/sda".into(), 8, 0)], ..facts() };
+    let spec = plan(&request(weight("/dev/sda")), &ImageSays::default(), &facts).unwrap().spec;
+    let resources = spec.linux().as_ref().unwrap().resources().clone().unwrap();
+    let weights = resources.block_io().as_ref().unwrap().weight_device().clone().unwrap();
+    assert_eq!((weights[0].major(), weights[0].minor(), weights[0].weight()), (8, 0, Some(500)));
+    assert!(plan(&request(weight("/dev/null")), &ImageSays::default(), &facts).is_err());
+
+    let real_time = |period, runtime| HostConfig {
+        cpu_rt_period: period,
+        cpu_rt_runtime: runtime,
+        ..HostConfig::default()
+    };
+    let spec = decide(real_time(1_000_000, 950_000));
+    let cpu = spec.linux().as_ref().unwrap().resources().as_ref().unwrap().cpu().clone().unwrap();
+    assert_eq!((cpu.realtime_period(), cpu.realtime_runtime()), (Some(1_000_000), Some(950_000)));
+    refuse(real_time(1_000, 2_000));
+}

@@ -1,6 +1,6 @@
 //! `--device`, `--device-cgroup-rule`, the throttles of block devices, and `--ulimit`.
 
-use tare_engine::request::{DeviceMapping, ThrottleDevice, Ulimit};
+use tare_engine::request::{DeviceMapping, ThrottleDevice, Ulimit, WeightDevice};
 
 use super::{Parsed, bytes};
 
@@ -75,6 +75,18 @@ pub fn rule(text: &str) -> Parsed<String> {
 /// `/dev/sda:1mb`
 pub fn byte_rate(text: &str) -> Parsed<ThrottleDevice> {
     throttle(text, bytes)
+}
+
+/// `/dev/sda:500`
+pub fn weight(text: &str) -> Parsed<WeightDevice> {
+    let (path, weight) = text.split_once(':').ok_or("it must be DEVICE:WEIGHT")?;
+    if !path.starts_with("/dev/") {
+        return Err(format!("{path:?} must begin with /dev/"));
+    }
+    match super::number(10, 1000)(weight).map(u16::try_from) {
+        Ok(Ok(weight)) => Ok(WeightDevice { path: path.to_owned(), weight }),
+        _ => Err(format!("the weight is {weight:?}: it must be from 10 to 1000")),
+    }
 }
 
 /// `/dev/sda:1000`

@@ -9,6 +9,7 @@ pub fn mount(text: &str) -> Parsed<Mount> {
     let mut mount = Mount::default();
     // What was given that only one type knows, for the message when it is the other.
     let (mut bind_only, mut image_only, mut tmpfs_only, mut volume_only) = (None, None, None, None);
+    let mut must_be_read_only = false;
     for field in fields(text)? {
         let (key, value) = field.split_once('=').unwrap_or((&field, ""));
         let (key, bare) = (key.to_ascii_lowercase(), !field.contains('='));
@@ -50,7 +51,14 @@ pub fn mount(text: &str) -> Parsed<Mount> {
             "bind-recursive" => match value {
                 "enabled" => mount.non_recursive = false,
                 "disabled" => mount.non_recursive = true,
-                _ => return Err(format!("bind-recursive can be enabled or disabled, not {value:?}")),
+                // Without a word for it, what is mounted below is as read-only as the mount itself.
+                "writable" => (mount.read_only_non_recursive, must_be_read_only) = (true, true),
+                "readonly" => must_be_read_only = true,
+                _ => {
+                    return Err(format!(
+                        "bind-recursive can be enabled, disabled, writable or readonly, not {value:?}"
+                    ));
+                }
             },
             "tmpfs-size" => {
                 mount.tmpfs_size = bytes(value).map_err(|why| format!("tmpfs-size is {value:?}: {why}"))?
@@ -72,6 +80,9 @@ pub fn mount(text: &str) -> Parsed<Mount> {
             }
             _ => return Err(format!("there is no key {key:?}")),
         }
+    }
+    if must_be_read_only && !mount.read_only {
+        return Err("bind-recursive=writable and =readonly go with readonly".to_owned());
     }
     if mount.kind.is_empty() {
         // Docker's default.
@@ -229,6 +240,14 @@ mod tests {
         let here = here.to_str().unwrap();
         let table = [
             ("type=bind,src=/a,dst=/b", json!({"Type": "bind", "Source": "/a", "Target": "/b"})),
+            (
+                "type=bind,src=/a,dst=/b,readonly,bind-recursive=writable",
+                json!({"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": true, "ReadOnlyNonRecursive": true}),
+            ),
+            (
+                "type=bind,src=/a,dst=/b,bind-recursive=readonly,readonly",
+                json!({"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": true}),
+            ),
             (
                 "type=bind,source=/a,target=/b,readonly,bind-propagation=rslave,bind-recursive=disabled",
                 json!({"ReadOnly": true, "Propagation": "rslave", "NonRecursive": true}),
