@@ -339,9 +339,9 @@ impl Monitor {
     ) -> Result<Vec<String>> {
         let entrance = cgroup.entrance()?;
         let cgroup_mounts = cgroup.mounts();
-        let names = Cell::new(None);
+        let (names, obstacles) = (Cell::new(None), Cell::new(Vec::new()));
         let network = |netns: BorrowedFd<'_>| {
-            self.joined.attach(&self.roots, &self.record, netns)?;
+            obstacles.set(self.joined.attach(&self.roots, &self.record, netns)?);
             names.set(name_server::open(&self.roots, &self.record, &self.joined.connections, netns, None)?);
             Ok(())
         };
@@ -393,7 +393,7 @@ impl Monitor {
         }
         self.status = status;
         self.alive = Some(Alive { pidfd: child.pidfd, held });
-        let warnings = [warnings, self.joined.obstacles(&self.roots)].concat();
+        let warnings = [warnings, obstacles.take()].concat();
         self.times.settle = Some(Instant::now() + SETTLE);
         self.begin_checking();
         crate::events::emit(&self.roots, &Event::container(&self.record, "start"));

@@ -17,7 +17,6 @@ use serde::Serialize;
 use serde_json::Value;
 use tare_network::attach::Connection;
 use tare_network::endpoint::Wanted as WantedEndpoint;
-use tare_network::firewall::Firewall;
 use tare_network::names::{Server, Sockets};
 use tare_network::network::{DEFAULT, Network, WantedNetwork};
 use tare_network::port::{Published, Reserved};
@@ -175,10 +174,22 @@ fn claim_one(
 }
 
 impl Joined {
-    /// Puts the container with this network namespace on its networks, within its limits.
-    pub fn attach(&self, roots: &Roots, record: &Record, netns: BorrowedFd<'_>) -> Result<()> {
-        networks(roots).attach(netns, &self.connections, 0)?;
-        limit(record, &self.connections, netns)
+    /// Puts the container with this network namespace on its networks, within its limits. Answers what keeps it from the
+    /// world outside, or in the host's own firewall others from its published ports.
+    pub fn attach(&self, roots: &Roots, record: &Record, netns: BorrowedFd<'_>) -> Result<Vec<String>> {
+        let chains = networks(roots).attach(netns, &self.connections, 0)?;
+        limit(record, &self.connections, netns)?;
+        let open = self.connections.iter().any(|connection| !connection.network.internal);
+        if let Some(obstacle) = open.then(|| crate::machine::obstacle(&roots.run)).flatten() {
+            return Ok(vec![obstacle]);
+        }
+        let say = |chain: String| {
+            format!(
+                "the host's firewall drops what is forwarded unless a rule lets it pass (chain {chain}): published \
+                 ports are not reached until one does; see docs/firewall.md"
+            )
+        };
+        Ok(chains.into_iter().take(1).map(say).collect())
     }
 
     /// Keeps its ports when this program is executed again.
@@ -186,27 +197,6 @@ impl Joined {
         self.reserved.iter().filter_map(|port| port.socket.as_ref()).try_for_each(|port| {
             rustix::io::fcntl_setfd(port, rustix::io::FdFlags::empty()).doing(|| "fcntl(port, F_SETFD)")
         })
-    }
-
-    /// What keeps it from the world outside, or in the host's own firewall others from its published ports.
-    pub fn obstacles(&self, roots: &Roots) -> Vec<String> {
-        let open = self.connections.iter().any(|connection| !connection.network.internal);
-        if let Some(obstacle) = open.then(|| crate::machine::obstacle(&roots.run)).flatten() {
-            return vec![obstacle];
-        }
-        if self.reserved.is_empty() {
-            return Vec::new();
-        }
-        let Ok(mut firewall) = Firewall::open(networks(roots).table) else { return Vec::new() };
-        let found = firewall.obstacles().unwrap_or_default();
-        firewall.leave_open();
-        let say = |chain: String| {
-            format!(
-                "the host's firewall drops what is forwarded unless a rule lets it pass (chain {chain}): published \
-                 ports are not reached until one does; see docs/firewall.md"
-            )
-        };
-        found.into_iter().take(1).map(say).collect()
     }
 
     /// The proxy for those ports that the firewall cannot lead to the container; `None` where there are none.
@@ -452,7 +442,7 @@ impl Engine {
             // Not the first default route: what is open goes on as it was.
             let netns = std::os::fd::AsFd::as_fd(&netns);
             let attached = all.attach(netns, &connection, 100 + at as u32);
-            if let Err(err) = attached.and_then(|()| limit(&record, &connection, netns)) {
+            if let Err(err) = attached.and_then(|_| limit(&record, &connection, netns)) {
                 let _ = all.detach(&connection);
                 return Err(err.context(what()));
             }

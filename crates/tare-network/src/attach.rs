@@ -30,13 +30,18 @@ pub struct Connection {
 
 impl Networks {
     /// Puts a container on networks; `first` counts those that it is on already. What fails gives nothing back:
-    /// the caller [detaches](Networks::detach).
+    /// the caller [detaches](Networks::detach). Answers what in the host's firewall keeps others from its ports.
     ///
     /// The caller has to be single-threaded, or the calling thread be left alone: it visits the container's
     /// namespace. About 35 system calls for one network.
-    pub fn attach(&self, netns: BorrowedFd<'_>, connections: &[Connection], first: u32) -> Result<()> {
+    pub fn attach(
+        &self,
+        netns: BorrowedFd<'_>,
+        connections: &[Connection],
+        first: u32,
+    ) -> Result<Vec<String>> {
         if connections.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut host = Netlink::open()?;
         let mut inners = Vec::new();
@@ -94,8 +99,9 @@ impl Networks {
         Ok(inner)
     }
 
-    /// Writes the endpoints down, and lets the firewall know of them.
-    pub fn publish(&self, connections: &[Connection]) -> Result<()> {
+    /// Writes the endpoints down, and lets the firewall know of them. Answers what in the host's firewall keeps others
+    /// from their ports.
+    pub fn publish(&self, connections: &[Connection]) -> Result<Vec<String>> {
         let mut elements = Elements::default();
         for connection in connections {
             elements.endpoint(&connection.network, &connection.endpoint);
@@ -106,13 +112,13 @@ impl Networks {
                 connection.endpoint.write(&self.folders)?;
             }
             if elements.is_empty() {
-                return Ok(());
+                return Ok(Vec::new());
             }
             let mut firewall = Firewall::open(self.table.clone())?;
             let publishes = connections.iter().any(|connection| !connection.endpoint.ports.is_empty());
             let added = firewall.add(&elements).and_then(|()| match publishes {
                 true => firewall.look_around(),
-                false => Ok(()),
+                false => Ok(Vec::new()),
             });
             firewall.leave_open();
             match added {
@@ -124,7 +130,8 @@ impl Networks {
                 result => return result,
             }
         }
-        self.reload()
+        self.reload()?;
+        self.look_around()
     }
 
     /// Publishes other ports of a container that is on a network, in one transaction of the firewall.
@@ -146,19 +153,20 @@ impl Networks {
                 Err(err) => return Err(err),
                 Ok(()) => {
                     new.endpoint.write(&self.folders)?;
-                    return if publishes { firewall.look_around() } else { Ok(()) };
+                    return if publishes { firewall.look_around().map(drop) } else { Ok(()) };
                 }
             }
         }
         self.reload()
     }
 
-    /// Sees whether the host's firewall drops what it was not told to let in, and lets the rules know.
-    pub fn look_around(&self) -> Result<()> {
+    /// Sees whether the host's firewall drops what it was not told to let in, and lets the rules know. Answers what in it
+    /// keeps others from published ports.
+    pub fn look_around(&self) -> Result<Vec<String>> {
         let _lock = Lock::shared(&self.folders)?;
         match Firewall::open(self.table.clone())?.look_around() {
             // Flushed by somebody: nothing is published.
-            Err(err) if err.kind() == Kind::NotFound => Ok(()),
+            Err(err) if err.kind() == Kind::NotFound => Ok(Vec::new()),
             result => result,
         }
     }

@@ -71,6 +71,10 @@ const fn set(name: &'static str, key: &'static [Type], data: &'static [Type]) ->
 /// The set of links whose frames are looked at; apart from the others, because a rule begins with it.
 const LINKS: Set = Set { family: Family::Bridge, name: "links", key: &[Type::Link], data: &[], timeout: 0 };
 
+/// Numbers of hooks (linux/netfilter.h).
+const INPUT: u32 = 1;
+const FORWARD: u32 = 2;
+
 /// How long the host's rules for input are not asked again about a client and a port, in milliseconds.
 const ADMITTED: u64 = 3_600_000;
 
@@ -157,17 +161,16 @@ impl Firewall {
                 elements.endpoint(network, endpoint);
             }
         }
-        elements.gate(&self.gated()?);
+        elements.gate(&Firewall::gated(&self.foreign()?)?);
         let mut requests = self.rules()?;
         requests.extend(message::add_elements(&self.table, &elements.0)?);
         self.netlink.transaction(&requests).map_err(explain)
     }
 
     /// The families whose input somebody else's chain drops where no rule lets it in.
-    fn gated(&mut self) -> Result<Vec<u8>> {
-        const INPUT: u32 = 1;
+    fn gated(foreign: &[message::Foreign]) -> Result<Vec<u8>> {
         let mut families = Vec::new();
-        for chain in self.foreign(INPUT)? {
+        for chain in foreign.iter().filter(|chain| chain.hook == INPUT) {
             match chain.family {
                 1 => families.extend([IPV4[0], IPV6[0]]),
                 family => families.push(family),
@@ -183,38 +186,27 @@ impl Firewall {
         Ok(families)
     }
 
-    /// Other people's chains on a hook that drop what they do not accept: by their policy, or by a last rule.
-    /// firewalld's do so somewhere below.
-    fn foreign(&mut self, hook: u32) -> Result<Vec<message::Foreign>> {
+    /// Other people's chains for what comes in or passes through that drop what they do not accept: by their policy, or
+    /// by a last rule. firewalld's for what comes in do so somewhere below.
+    fn foreign(&mut self) -> Result<Vec<message::Foreign>> {
         let mut all = message::chains(&mut self.netlink)?;
-        all.retain(|chain| chain.hook == hook && chain.table != self.table);
+        all.retain(|chain| matches!(chain.hook, INPUT | FORWARD) && chain.table != self.table);
         for chain in &mut all {
-            if !chain.drops && chain.table != "firewalld" {
+            chain.drops |= chain.hook == INPUT && chain.table == "firewalld";
+            if !chain.drops {
                 chain.drops = message::ends_all(&mut self.netlink, chain)?;
             }
         }
-        all.retain(|chain| chain.drops || chain.table == "firewalld");
-        Ok(all)
-    }
-
-    /// Says which chains of the host's keep packets from passing between containers and the outside, if any.
-    pub fn obstacles(&mut self) -> Result<Vec<String>> {
-        const FORWARD: u32 = 2;
-        let mut all = self.foreign(FORWARD)?;
         all.retain(|chain| chain.drops);
-        let mut all: Vec<String> =
-            all.into_iter().map(|chain| format!("{} of table {}", chain.name, chain.table)).collect();
-        for (ip, program) in [(Ip::V4, "iptables-legacy"), (Ip::V6, "ip6tables-legacy")] {
-            if iptables::drops(ip, FORWARD)? {
-                all.push(format!("FORWARD of {program}"));
-            }
-        }
         Ok(all)
     }
 
-    /// Looks again whether the host's firewall drops, and lets the rules know.
-    pub fn look_around(&mut self) -> Result<()> {
-        let (gated, known) = (self.gated()?, message::bytes_in(&mut self.netlink, &self.table, "gated")?);
+    /// Looks again whether the host's firewall drops, and lets the rules know. Answers which chains of the host's keep
+    /// packets from passing between containers and the outside.
+    pub fn look_around(&mut self) -> Result<Vec<String>> {
+        let foreign = self.foreign()?;
+        let gated = Firewall::gated(&foreign)?;
+        let known = message::bytes_in(&mut self.netlink, &self.table, "gated")?;
         let (mut new, mut gone) = (Elements::default(), Elements::default());
         new.gate(&gated.iter().copied().filter(|family| !known.contains(family)).collect::<Vec<_>>());
         gone.gate(&known.into_iter().filter(|family| !gated.contains(family)).collect::<Vec<_>>());
@@ -223,7 +215,18 @@ impl Firewall {
         if !new.is_empty() {
             self.add(&new)?;
         }
-        if gone.is_empty() { Ok(()) } else { self.remove(&gone) }
+        if !gone.is_empty() {
+            self.remove(&gone)?;
+        }
+        let obstacles = foreign.into_iter().filter(|chain| chain.hook == FORWARD);
+        let mut obstacles: Vec<String> =
+            obstacles.map(|chain| format!("{} of table {}", chain.name, chain.table)).collect();
+        for (ip, program) in [(Ip::V4, "iptables-legacy"), (Ip::V6, "ip6tables-legacy")] {
+            if iptables::drops(ip, FORWARD)? {
+                obstacles.push(format!("FORWARD of {program}"));
+            }
+        }
+        Ok(obstacles)
     }
 
     /// Leaves the socket to the end of the process. Closing it waits for an RCU grace period as long as anybody's
