@@ -196,7 +196,12 @@ fn killed_at_any_step_of_start_it_can_be_started() {
 
 #[test]
 fn killed_at_any_step_of_stop_it_can_be_stopped() {
-    kill_at_each_step(&["stop", "box"], running, |host, step| {
+    // Before its first word it does not heed signals.
+    let ready = |host: &Host| {
+        running(host);
+        eventually("it says something", || !host.tare(["logs", "box"]).run().ok().is_empty());
+    };
+    kill_at_each_step(&["stop", "box"], ready, |host, step| {
         is_one_of(host, step, &["running", "exited"]);
         host.tare(["stop", "box"]).run().ok();
         is_one_of(host, step, &["exited"]);

@@ -240,7 +240,7 @@ fn killed_at_any_step_of_a_start_it_can_be_started() {
                 let state = &host.inspect("box")["State"];
                 state["Status"] == "running"
             });
-            host.tare(["stop", "box"]).run().ok();
+            host.tare(["stop", "-t", "1", "box"]).run().ok();
             assert_eq!(host.status("box"), "exited", "{step:?}");
         },
     );
