@@ -1,10 +1,12 @@
 //! Bandwidth, delay and loss, measured with iperf3 and ping.
 #![forbid(unsafe_code)]
 
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use tare_tests::machine::in_network_of;
 use tare_tests::{Host, Tare, eventually};
 
 /// iperf3's server in a container; it ends with this.
@@ -86,6 +88,16 @@ fn a_slow_rate_holds_within_a_tenth_and_stats_tell_what_it_dropped() {
     let _server = Server::start(&host, "limited");
     is_about(&address, false, 1.0);
     is_about(&address, true, 0.5);
+    // Far more at once than may wait, both ways.
+    let flood = |to: &str| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        (0..200).for_each(|_| drop(socket.send_to(&[0; 1400], to)));
+    };
+    flood(&format!("{address}:9"));
+    let settings = host.inspect("limited");
+    let gateway =
+        settings["NetworkSettings"]["Networks"]["lan"]["Gateway"].as_str().expect("a gateway").to_owned();
+    in_network_of(host.pid("limited"), || flood(&format!("{gateway}:9")));
     let words = ["stats", "--no-stream", "--format", "{{.NetDropped}}", "limited"];
     let said = host.tare(words).run().ok();
     let dropped: Vec<u64> = said.trim().split(" / ").filter_map(|number| number.parse().ok()).collect();

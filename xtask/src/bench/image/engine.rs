@@ -51,17 +51,21 @@ impl Engine {
         let at = |name: &str| scratch.join(name);
         let tare = words(binary, &[("--root", at("tare/root")), ("--run-root", at("tare/run"))]);
         let mut engines = vec![Engine { name: "tare", words: tare, daemon: None, mount: None }];
-        if let Some(podman) = program("podman") {
-            let mut words = words(&podman, &[("--root", at("podman/root")), ("--runroot", at("podman/run"))]);
-            words.extend(["--storage-driver=overlay", "--cgroup-manager=cgroupfs"].map(str::to_owned));
-            engines.push(Engine { name: "podman", words, daemon: None, mount: None });
-        }
+        engines.extend(Engine::podman(scratch));
         if let (Some(docker), Some(dockerd)) = (program("docker"), program("dockerd")) {
             let network = ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"];
             let network = [&network[..], &["--ip-masq=false"]].concat();
             engines.push(start_docker(&docker, &dockerd, &at("docker"), &network)?);
         }
         Ok(engines)
+    }
+
+    /// Podman; `None` where it is not installed.
+    pub fn podman(scratch: &Path) -> Option<Engine> {
+        let at = |name: &str| scratch.join("podman").join(name);
+        let mut words = words(&program("podman")?, &[("--root", at("root")), ("--runroot", at("run"))]);
+        words.extend(["--storage-driver=overlay", "--cgroup-manager=cgroupfs"].map(str::to_owned));
+        Some(Engine { name: "podman", words, daemon: None, mount: None })
     }
 
     /// Docker with its bridge and its firewall, on the machine that the calling thread is on; `None` where it is not

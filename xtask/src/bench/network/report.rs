@@ -19,6 +19,7 @@ pub const NAMES_DOCKER: &str = "docker: a local name by UDP";
 pub const CROWD: &str = "tare: many at once on one bridge";
 pub const CROWD_NONE: &str = "tare: many at once without a network";
 pub const CROWD_DOCKER: &str = "docker: many at once on one bridge";
+pub const CROWD_PODMAN: &str = "podman: many at once without a network";
 pub const MANY: &str = "tare run beside many networks";
 pub const MANY_NONE: &str = "tare run beside no other network";
 pub const MANY_CREATE: &str = "network create, one after the other";
@@ -89,6 +90,7 @@ impl Report {
         }
         ratio("a start beside many networks : beside none, at most 1.2", MANY, MANY_NONE, 1.2);
         ratio("many at once : docker's, at most 0.5", CROWD, CROWD_DOCKER, 0.5);
+        ratio("many at once without a network : podman's, at most 0.5", CROWD_NONE, CROWD_PODMAN, 0.5);
         if let Some((with, without)) = both(START, START_NONE) {
             let (median, min) = (with.median - without.median, with.min - without.min);
             let reached = format!("{median:.2} ms (of the least: {min:.2})");
