@@ -23,11 +23,14 @@ enum Verb {
     Pull,
     Load,
     Import,
+    Copy,
     Commit,
+    Compact,
     Remove,
 }
 
-const VERBS: [Verb; 5] = [Verb::Pull, Verb::Load, Verb::Import, Verb::Commit, Verb::Remove];
+const VERBS: [Verb; 7] =
+    [Verb::Pull, Verb::Load, Verb::Import, Verb::Copy, Verb::Commit, Verb::Compact, Verb::Remove];
 
 /// The image that is there before.
 const FIRST: &str = "example.org/first:1";
@@ -39,7 +42,8 @@ struct Scene {
     registry: Registry,
     archive: PathBuf,
     plain: PathBuf,
-    /// The disk with the first image; with both; with the first and a container.
+    layout: PathBuf,
+    /// The disk with the first image; with both; with the second pulled; with the first and a container.
     copies: BTreeMap<&'static str, PathBuf>,
     /// What each layer looks like, by its diff-id.
     layers: BTreeMap<String, String>,
@@ -81,6 +85,7 @@ impl Scene {
         let mut scene = Scene {
             archive: work.join("second.tar"),
             plain: work.join("plain.tar"),
+            layout: work.join("layout"),
             disk,
             registry,
             copies: BTreeMap::new(),
@@ -96,6 +101,9 @@ impl Scene {
             scene.layers.insert(name_of(&layer), look(&layer));
         }
         assert_eq!(scene.layers.len(), 4);
+        scene.disk.put_back(&scene.copies["first"]);
+        scene.call(Verb::Pull).run().ok();
+        scene.copies.insert("pulled", scene.disk.copy());
         scene.disk.put_back(&scene.copies["first"]);
         if scene.can_commit() {
             let script = "mkdir /made; for n in $(seq 200); do echo $n > /made/$n; done; rm -r /home";
@@ -120,7 +128,11 @@ impl Scene {
             Verb::Pull => self.tare(&["pull", "-q", &self.name(verb)]),
             Verb::Load => self.tare(&["load", "-q", "-i", &path(&self.archive)]),
             Verb::Import => self.tare(&["import", &path(&self.plain), &self.name(verb)]),
+            Verb::Copy => {
+                self.tare(&["image", "copy", &format!("oci:{}:two", path(&self.layout)), &self.name(verb)])
+            }
             Verb::Commit => self.tare(&["commit", "box", &self.name(verb)]),
+            Verb::Compact => self.tare(&["image", "compact", &self.name(verb)]),
             Verb::Remove => self.tare(&["rmi", SECOND]),
         }
     }
@@ -128,7 +140,8 @@ impl Scene {
     /// The image that comes, or goes.
     fn name(&self, verb: Verb) -> String {
         match verb {
-            Verb::Pull => format!("{}/second:1", self.registry.address),
+            Verb::Pull | Verb::Compact => format!("{}/second:1", self.registry.address),
+            Verb::Copy => "example.org/copied:1".to_owned(),
             Verb::Load | Verb::Remove => SECOND.to_owned(),
             Verb::Import => "example.org/imported:1".to_owned(),
             Verb::Commit => "example.org/made:1".to_owned(),
@@ -140,6 +153,7 @@ impl Scene {
         let copy = match verb {
             Verb::Remove => "both",
             Verb::Commit => "container",
+            Verb::Compact => "pulled",
             _ => "first",
         };
         match self.copies.get(copy) {

@@ -13,6 +13,7 @@
 //! <run>/containers/<id>/            0711, flock(2)ed by whoever is in charge of the container
 //!     hosts hostname resolv.conf    bind-mounted into it
 //!     stdin stdout stderr           FIFOs, of one without a terminal
+//!     networks.json                 the networks that it was brought to since, for its name server
 //!     health.json                   how its health check goes, if it has one: see `health`
 //!     control                       its monitor's socket
 //!     terminal                      the socket of the one who holds its terminal, if it has one

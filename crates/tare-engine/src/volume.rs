@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use tare_sys::disk::Counter;
 use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -77,11 +78,6 @@ impl Volume {
     /// Nobody gave it a name.
     pub fn is_anonymous(&self) -> bool {
         self.labels.contains_key(ANONYMOUS)
-    }
-
-    /// Bytes on disk.
-    pub fn size(&self) -> u64 {
-        disk_use(&self.mountpoint)
     }
 
     /// Docker's object.
@@ -324,17 +320,6 @@ pub(crate) fn random_name() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Bytes that a folder takes up; what cannot be read counts nothing.
-fn disk_use(folder: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let mut bytes = 0;
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let Ok(meta) = entry.metadata() else { continue };
-        bytes += if meta.is_dir() { disk_use(&entry.path()) } else { meta.blocks() * 512 };
-    }
-    bytes
-}
-
 fn no_such(name: &str) -> Error {
     Error::new(Kind::NotFound, format!("get {name}: no such volume"))
         .hint("`tare volume ls` lists the volumes")
@@ -432,7 +417,7 @@ impl Engine {
             if !volume.users.is_empty() || !chosen(&volume) {
                 continue;
             }
-            let bytes = volume.size();
+            let bytes = Counter::default().add(&volume.mountpoint)?;
             match Folder::of(&self.roots, &volume.name).remove(&self.roots) {
                 Ok(Some(())) => {
                     pruned.bytes += bytes;

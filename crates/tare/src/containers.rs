@@ -70,18 +70,22 @@ pub static REMOVE: Verb = Verb {
     failed: 1,
 };
 
+/// How `stop` and `restart` stop.
+pub const STOP_SIGNAL: Flag =
+    Flag::one("signal", "string", "SIGINT", "Signal to send instead of the container's own").short('s');
+/// How long they wait.
+pub const STOP_TIMEOUT: Flag =
+    Flag::one("timeout", "int", "30", "Seconds to wait before the container is killed (default 10)")
+        .short('t')
+        .alias("time");
+
 pub static STOP: Verb = Verb {
     about: "Stop one or more running containers",
     operands: "[OPTIONS] CONTAINER [CONTAINER...]",
     least: |_| 1,
     most: usize::MAX,
     words_end_options: false,
-    flags: &[
-        Flag::one("signal", "string", "SIGINT", "Signal to send instead of the container's own").short('s'),
-        Flag::one("timeout", "int", "30", "Seconds to wait before the container is killed (default 10)")
-            .short('t')
-            .alias("time"),
-    ],
+    flags: &[STOP_SIGNAL, STOP_TIMEOUT],
     act: stop,
     failed: 1,
 };

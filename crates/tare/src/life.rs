@@ -3,9 +3,9 @@
 use tare_engine::Engine;
 use tare_sys::{Error, Kind, Result};
 
-use crate::containers::{seconds, signal};
+use crate::containers::{STOP_SIGNAL, STOP_TIMEOUT, seconds, signal};
 use crate::failure::each;
-use crate::flag::{Flag, Given};
+use crate::flag::Given;
 use crate::terminal::say;
 use crate::tree::Verb;
 
@@ -60,12 +60,7 @@ pub static RESTART: Verb = Verb {
     least: |_| 1,
     most: usize::MAX,
     words_end_options: false,
-    flags: &[
-        Flag::one("signal", "string", "SIGINT", "Signal to send instead of the container's own").short('s'),
-        Flag::one("timeout", "int", "30", "Seconds to wait before the container is killed (default 10)")
-            .short('t')
-            .alias("time"),
-    ],
+    flags: &[STOP_SIGNAL, STOP_TIMEOUT],
     act: restart,
     failed: 1,
 };

@@ -11,18 +11,28 @@ use crate::terminal::complain;
 ///
 /// Errors: those of reading.
 pub fn line(question: &str) -> Result<String> {
-    complain(question);
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).doing(|| "read the answer")?;
-    Ok(answer.trim().to_owned())
+    Ok(answer(question)?.unwrap_or_default())
 }
 
 /// Shows a warning and asks whether to go on; only `y` or `yes` is a yes, as with Docker.
 ///
-/// Errors: those of reading.
+/// Errors: [`Kind::Usage`] where nobody is there to answer; those of reading.
 pub fn confirm(warning: &str) -> Result<bool> {
-    let answer = line(&format!("{warning}\nAre you sure you want to continue? [y/N] "))?;
-    Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
+    match answer(&format!("{warning}\nAre you sure you want to continue? [y/N] "))? {
+        Some(answer) => Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes")),
+        None => {
+            Err(Error::new(Kind::Usage, "nobody is there to say yes")
+                .hint("use --force to do it without asking"))
+        }
+    }
+}
+
+/// The line that is answered; `None` at the end of the input.
+fn answer(question: &str) -> Result<Option<String>> {
+    complain(question);
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer).doing(|| "read the answer")?;
+    Ok((read > 0).then(|| answer.trim().to_owned()))
 }
 
 /// Asks for what nobody else should see: nothing of it is shown.

@@ -1,6 +1,6 @@
 //! `tare container prune`, `image prune` and `system prune`: what nobody needs any more goes.
 
-use tare_engine::{Engine, ImageFilters, PrunedImages};
+use tare_engine::{Engine, ImageFilters, PrunedContainers, PrunedImages};
 use tare_sys::Result;
 
 use crate::flag::{Flag, Given};
@@ -15,13 +15,26 @@ const FILTER: Flag = Flag::many(
     "Take only what this holds for ('until=24h', 'label=NAME=VALUE', 'label!=NAME')",
 );
 
+const ALL: Flag =
+    Flag::switch("all", "Remove all images that no container stands on, not just those without a name")
+        .short('a');
+const FORCE: Flag = Flag::switch("force", "Do not ask").short('f');
+
+/// Docker's lines on containers that went.
+fn tell_of_containers(pruned: &PrunedContainers) -> Result<()> {
+    match pruned.removed.is_empty() {
+        true => Ok(()),
+        false => say(&format!("Deleted Containers:\n{}\n\n", pruned.removed.join("\n"))),
+    }
+}
+
 pub static CONTAINERS: Verb = Verb {
     about: "Remove all containers that do not run",
     operands: "[OPTIONS]",
     least: |_| 0,
     most: 0,
     words_end_options: false,
-    flags: &[FILTER, Flag::switch("force", "Do not ask").short('f')],
+    flags: &[FILTER, FORCE],
     act: containers,
     failed: 1,
 };
@@ -32,9 +45,7 @@ fn containers(engine: &Engine, given: &Given) -> Result<u8> {
         return Ok(0);
     }
     let pruned = engine.prune_stopped(&filters)?;
-    if !pruned.removed.is_empty() {
-        say(&format!("Deleted Containers:\n{}\n\n", pruned.removed.join("\n")))?;
-    }
+    tell_of_containers(&pruned)?;
     say(&format!("Total reclaimed space: {}\n", human::size(pruned.freed)))?;
     Ok(0)
 }
@@ -45,12 +56,7 @@ pub static IMAGES: Verb = Verb {
     least: |_| 0,
     most: 0,
     words_end_options: false,
-    flags: &[
-        Flag::switch("all", "Remove all images that no container stands on, not just those without a name")
-            .short('a'),
-        FILTER,
-        Flag::switch("force", "Do not ask").short('f'),
-    ],
+    flags: &[ALL, FILTER, FORCE],
     act: images,
     failed: 1,
 };
@@ -85,13 +91,7 @@ pub static SYSTEM: Verb = Verb {
     least: |_| 0,
     most: 0,
     words_end_options: false,
-    flags: &[
-        Flag::switch("all", "Remove all images that no container stands on, not just those without a name")
-            .short('a'),
-        FILTER,
-        Flag::switch("force", "Do not ask").short('f'),
-        Flag::switch("volumes", "Remove volumes without a name as well"),
-    ],
+    flags: &[ALL, FILTER, FORCE, Flag::switch("volumes", "Remove volumes without a name as well")],
     act: system,
     failed: 1,
 };
@@ -115,9 +115,7 @@ fn system(engine: &Engine, given: &Given) -> Result<u8> {
         return Ok(0);
     }
     let containers = engine.prune_stopped(&filters)?;
-    if !containers.removed.is_empty() {
-        say(&format!("Deleted Containers:\n{}\n\n", containers.removed.join("\n")))?;
-    }
+    tell_of_containers(&containers)?;
     // Labels and times are of containers and images; a network or volume that they might spare stays.
     let unfiltered =
         filters.labels.is_empty() && filters.without_labels.is_empty() && filters.until.is_none();

@@ -1,20 +1,20 @@
 //! The verbs on volumes: `create`, `inspect`, `ls`, `prune`, `rm`.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, IsTerminal};
 
 use serde_json::Value;
 use tare_engine::{Engine, Volume};
-use tare_sys::{Context, Error, Kind, Result};
+use tare_sys::Result;
 
 use crate::containers::pretty;
 use crate::failure::each;
 use crate::flag::{Flag, Given};
 use crate::human;
 use crate::parse::{self, Parsed};
+use crate::prompt::confirm;
 use crate::table::{self, Column, Row};
 use crate::template::Template;
-use crate::terminal::{complain, say};
+use crate::terminal::say;
 use crate::tree::Verb;
 
 const COLUMNS: [Column; 2] = [("Driver", "DRIVER"), ("Name", "VOLUME NAME")];
@@ -171,9 +171,8 @@ fn prune(engine: &Engine, given: &Given) -> Result<u8> {
     let all = given.on("all")?
         || filters.iter().any(|filter| *filter == Filter { key: Key::All, value: "true".to_owned() });
     let what = if all { "all local volumes" } else { "anonymous local volumes" };
-    if !given.on("force")?
-        && !agreed(&format!("This will remove {what} not used by at least one container."))?
-    {
+    let warning = format!("WARNING! This will remove {what} not used by at least one container.");
+    if !given.on("force")? && !confirm(&warning)? {
         return Ok(0);
     }
     let pruned =
@@ -184,18 +183,6 @@ fn prune(engine: &Engine, given: &Given) -> Result<u8> {
     }
     say(&format!("{text}Total reclaimed space: {}\n", human::size(pruned.bytes)))?;
     Ok(0)
-}
-
-/// Asks a person. Where nobody can answer the answer is no, and an error.
-fn agreed(warning: &str) -> Result<bool> {
-    if !io::stdin().is_terminal() {
-        return Err(Error::new(Kind::Usage, format!("{warning} Nobody is there to say yes"))
-            .hint("use --force to do it without asking"));
-    }
-    complain(&format!("WARNING! {warning}\nAre you sure you want to continue? [y/N] "));
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).doing(|| "read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// One `--filter KEY=VALUE`.

@@ -62,11 +62,7 @@ impl ImageStore {
         }
         let base = self.image_of(base)?;
         self.make_folders()?;
-        let pending = {
-            let lock = self.lock()?;
-            drop(Pending::abandoned(self, &lock)?);
-            Pending::create(self, &lock)?
-        };
+        let pending = self.pending()?;
         let (passed, unpacked) = self.layer_of(upper, &pending)?;
         let incoming = self.documents_of(&base, &passed, options)?;
         for (file, bytes) in [("config", &incoming.config), ("manifest", &incoming.manifest)] {

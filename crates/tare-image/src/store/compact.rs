@@ -46,12 +46,13 @@ impl ImageStore {
     /// Errors: [`Kind::NotFound`]; those of the disk. Blobs whose recipe does not give their bytes stay.
     pub fn compact(&self, image: &Image) -> Result<Compacted> {
         let mut compacted = Compacted::default();
+        let pending = self.pending()?;
         for (diff_id, digest) in image.layers.iter().zip(&image.layer_blobs) {
             let blob = self.blob_path(digest);
             if !blob.exists() {
                 continue;
             }
-            match self.write_recipe(diff_id, digest) {
+            match self.write_recipe(diff_id, digest, &pending) {
                 Ok(bytes) => compacted.freed += Counter::default().add(&blob)?.saturating_sub(bytes),
                 Err(err) if err.kind() == Kind::Corrupt => {
                     compacted.kept.push((digest.clone(), err.to_string()));
@@ -66,12 +67,8 @@ impl ImageStore {
     }
 
     /// Writes the recipe of a layer that has a blob, tries it, and puts it in place. Answers with its bytes on disk.
-    fn write_recipe(&self, diff_id: &str, digest: &Digest) -> Result<u64> {
-        let pending = {
-            let lock = self.lock()?;
-            Pending::create(self, &lock)?
-        };
-        let path = pending.path.join("recipe");
+    fn write_recipe(&self, diff_id: &str, digest: &Digest, pending: &Pending) -> Result<u64> {
+        let path = pending.path.join(diff_id);
         let limits = Limits { ratio: u64::MAX, ..Limits::default() };
         let blob = File::open(self.blob_path(digest)).doing(|| format!("open blob {digest}"))?;
         let recipe = files::create(&path, b"", 0o600)?;
@@ -135,10 +132,7 @@ impl ImageStore {
         {
             return Ok(image);
         }
-        let pending = {
-            let lock = self.lock()?;
-            Pending::create(self, &lock)?
-        };
+        let pending = self.pending()?;
         let path = self.blob_path(&image.manifest);
         let manifest = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
         let mut layers = documents::layers_of(&manifest)?;

@@ -93,13 +93,7 @@ impl ImageStore {
         options: &ImportOptions<'_>,
     ) -> Result<Image> {
         self.make_folders()?;
-        let (pending, abandoned) = {
-            let lock = self.lock()?;
-            let abandoned = Pending::abandoned(self, &lock)?;
-            (Pending::create(self, &lock)?, abandoned)
-        };
-        drop(abandoned);
-
+        let pending = self.pending()?;
         let (passed, unpacked) = self.unpack_into(&pending, archive, options)?;
         let image = describe(&passed, &unpacked, &pending, options)?;
         // The one sync: tree, blob, config and manifest. Only what it has brought to the disk is renamed.

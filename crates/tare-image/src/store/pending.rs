@@ -110,8 +110,19 @@ impl ImageStore {
     /// Errors: those of the disk.
     pub fn staging(&self) -> Result<Staging> {
         self.make_folders()?;
-        let lock = self.lock()?;
-        Pending::create(self, &lock).map(Staging)
+        self.pending().map(Staging)
+    }
+
+    /// A folder for what is on its way in. Those of processes that died are removed.
+    pub(super) fn pending(&self) -> Result<Pending> {
+        let (pending, abandoned) = {
+            let lock = self.lock()?;
+            let abandoned = Pending::abandoned(self, &lock)?;
+            (Pending::create(self, &lock)?, abandoned)
+        };
+        // The long part, with the lock free again.
+        drop(abandoned);
+        Ok(pending)
     }
 }
 

@@ -301,11 +301,7 @@ impl ImageStore {
         let sizes = fill_all(missing, source, options, folder(&self.root)?)?;
         let image = self.image(incoming, described, &sizes)?;
         let wrong = self.wrong_trees(missing)?;
-        let documents = {
-            let lock = self.lock()?;
-            drop(Pending::abandoned(self, &lock)?);
-            Pending::create(self, &lock)?
-        };
+        let documents = self.pending()?;
         files::create(&documents.path.join("config"), &incoming.config, 0o444)?;
         files::create(&documents.path.join("manifest"), &incoming.manifest, 0o444)?;
         // The one sync: trees, blobs and documents. Only what it has brought to the disk is renamed.

@@ -14,7 +14,6 @@ use rustix::fs::{Mode, OFlags};
 use tare_sys::{Context, Kind, Result};
 
 use super::compact::{Hashing, copy};
-use super::pending::Pending;
 use super::{Image, ImageStore, compare, files};
 use crate::digest::{Digest, Hasher};
 use crate::recipe;
@@ -99,10 +98,7 @@ impl ImageStore {
         diff_id: &str,
         tar: &dyn Fn() -> Result<Box<dyn BufRead>>,
     ) -> Result<Option<String>> {
-        let pending = {
-            let lock = self.lock()?;
-            Pending::create(self, &lock)?
-        };
+        let pending = self.pending()?;
         let mut found = None;
         // As it is in an imported image: there, names that begin with `.wh.` are files.
         for (name, content) in [("tree", Content::Layer), ("root", Content::Root)] {
