@@ -39,7 +39,7 @@ pub fn archive(data: &[u8]) {
     }
 }
 
-/// A layer whose digests are right, whatever is in it.
+/// A layer whose digests are right, whatever is in it. Where it is taken, the store has it byte for byte.
 pub fn layer(data: &[u8]) {
     let place = Place::new();
     let data = with_right_checksums(data);
@@ -51,6 +51,10 @@ pub fn layer(data: &[u8]) {
     let result = take(&place.store, config.as_bytes(), &[&data]);
     place.look(result.is_ok());
     if let Ok(id) = result {
+        let mut kept = Vec::new();
+        let mut bytes = place.store.blob(&Digest::of(&data), 0, 0).expect("its blob");
+        bytes.read_to_end(&mut kept).expect("reading its blob");
+        assert!(kept == data, "a layer is not read as it came");
         place.store.remove(id.as_str()).expect("removing it");
     } else {
         place.is_empty();
@@ -192,6 +196,11 @@ impl Source for Layers<'_> {
         let layer = self.0.iter().find(|layer| Digest::of(layer) == *digest);
         let layer = layer.ok_or_else(|| Error::new(Kind::NotFound, "no such layer"))?;
         Ok(Box::new(layer.get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default()))
+    }
+
+    /// So that the store keeps a recipe where it can.
+    fn is_at_hand(&self) -> bool {
+        true
     }
 }
 
