@@ -31,6 +31,8 @@ pub struct User {
     /// First of the subordinate ids.
     first: u32,
     made_up: bool,
+    /// A program that the user's machine does not have.
+    missing: Option<&'static str>,
 }
 
 impl User {
@@ -47,6 +49,12 @@ impl User {
         rustix::process::geteuid().is_root().then(|| User::with(false))
     }
 
+    /// The same user, where a program is not installed.
+    pub fn without(mut self, program: &'static str) -> User {
+        self.missing = Some(program);
+        self
+    }
+
     #[track_caller]
     fn with(subordinate: bool) -> User {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -55,7 +63,7 @@ impl User {
         let made_up = rustix::process::geteuid().is_root();
         let number = std::process::id() % 400 * 16 + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
         let uid = if made_up { 2_190_000_000 + number } else { rustix::process::geteuid().as_raw() };
-        let user = User { folder, uid, first: 2_200_000_000 + number * COUNT, made_up };
+        let user = User { folder, uid, first: 2_200_000_000 + number * COUNT, made_up, missing: None };
         for name in ["home", "run", "etc", "work", "bin"] {
             let path = user.path(name);
             fs::create_dir(&path).expect("a folder in the folder");
@@ -67,6 +75,7 @@ impl User {
         if made_up {
             fs::set_permissions(user.folder.path(), fs::Permissions::from_mode(0o755)).expect("opening it");
             user.write_etc(subordinate);
+            fs::write(user.path("nothing"), "").expect("a file that nobody can execute");
             let tun = rustix::fs::makedev(10, 200);
             let mode = rustix::fs::Mode::from_raw_mode(0o666);
             let kind = rustix::fs::FileType::CharacterDevice;
@@ -100,6 +109,11 @@ impl User {
         self.uid
     }
 
+    /// Whether the user was made up for the test: then root runs it, and can make other hosts.
+    pub fn is_made_up(&self) -> bool {
+        self.made_up
+    }
+
     /// A folder of the user's.
     pub fn work(&self) -> PathBuf {
         self.path("work")
@@ -124,10 +138,12 @@ impl User {
                 mount -t overlay -o lowerdir=$1/etc:/etc overlay /etc
                 mount --bind $1/tun /dev/net/tun
                 [ ! -e $1/bin/tare ] || mount --bind $2 $1/bin/tare
-                uid=$3; shift 3
+                if [ -n \"$4\" ]; then mount --bind $1/nothing $(command -v $4); fi
+                uid=$3; shift 4
                 exec setpriv --reuid $uid --regid $uid --clear-groups \"$@\"";
             command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
-            command.arg(self.folder.path()).arg(host::binary()).arg(self.uid.to_string()).arg(program);
+            command.arg(self.folder.path()).arg(host::binary()).arg(self.uid.to_string());
+            command.arg(self.missing.unwrap_or_default()).arg(program);
             command
         } else {
             Command::new(program)
@@ -211,10 +227,11 @@ impl User {
             .collect()
     }
 
-    /// Names of the user's processes, other than those that hold the machine.
+    /// Names of the user's processes, other than those that hold the machine: its holder, and pasta, which is another name of
+    /// passt.
     pub fn running(&self) -> BTreeSet<String> {
         let all = self.processes().into_iter().map(|process| process.file("comm").trim().to_owned());
-        all.filter(|name| name != "tare-machine" && !name.starts_with("pasta")).collect()
+        all.filter(|name| name != "tare-machine" && !name.starts_with("pas")).collect()
     }
 }
 

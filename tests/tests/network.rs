@@ -188,8 +188,11 @@ fn a_published_port_is_no_way_around_a_firewall_that_drops_what_it_was_not_told_
     assert_eq!(get_from(&remote, &remote.machine, 8080), "", "what the host's rules do not let in");
     rule("add rule inet mine input tcp dport 8080 accept");
     assert_eq!(get_from(&remote, &remote.machine, 8080), "hello", "what they do");
-    let log = host.tare(["logs", "web"]).run();
-    assert!(format!("{}{}", log.stdout(), log.stderr()).contains(&remote.address), "{log:?}");
+    // The line is written when the answer is, and passes the monitor on its way.
+    eventually("the server has seen its address", || {
+        let log = host.tare(["logs", "web"]).run();
+        format!("{}{}", log.stdout(), log.stderr()).contains(&remote.address)
+    });
     run(&["nft", "delete", "table", "inet", "mine"]);
     host.tare(["network", "reload"]).run().ok();
     assert_eq!(get_from(&remote, &remote.machine, 8080), "hello");

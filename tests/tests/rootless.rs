@@ -2,8 +2,9 @@
 //! run again by one who has logged in.
 #![forbid(unsafe_code)]
 
+use tare_tests::machine::Remote;
 use tare_tests::process::signal;
-use tare_tests::{User, eventually};
+use tare_tests::{Tare, User, eventually};
 
 #[test]
 fn a_container_on_the_hosts_own_files() {
@@ -160,4 +161,163 @@ fn what_root_shares_with_nobody_is_not_there() {
     assert!(out.stdout().ends_with('0'), "{out:#?}");
     let info = user.tare(["info", "--format", "{{json .SecurityOptions}}"]).run().ok();
     assert!(info.contains("rootless"), "{info}");
+}
+
+/// A web server that tells each client its address.
+const WHO: &str = "mkdir -p /srv/cgi-bin && cd /srv/cgi-bin && \
+    printf '#!/bin/sh\\necho\\necho $REMOTE_ADDR' > index.cgi && chmod +x index.cgi && exec httpd -f -p 80 -h /srv";
+
+fn who(remote: Option<&Remote>, address: &str, port: u16) -> String {
+    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let url = format!("http://{host}:{port}/cgi-bin/index.cgi");
+    let words = ["curl", "-s", "-g", "--noproxy", "*", "--max-time", "5", &url];
+    let call = match remote {
+        Some(remote) => remote.command(&words),
+        None => {
+            let mut command = std::process::Command::new(words[0]);
+            command.args(&words[1..]);
+            Tare::of(command)
+        }
+    };
+    call.run().stdout()
+}
+
+#[test]
+fn a_published_port_is_reached_from_outside_and_clients_keep_their_addresses() {
+    let user = User::new();
+    if !user.is_made_up() {
+        eprintln!("not run: other hosts are for root to make");
+        return;
+    }
+    let remote = Remote::new();
+    user.detached(&["--name", "web", "-p", "18080:80"], WHO);
+    eventually("another host is known by its address", || {
+        who(Some(&remote), &remote.machine, 18080).contains(&remote.address)
+    });
+    // After its monitor has become small as well, and by IPv6 to a container that has none, and on the host itself.
+    let monitor = || {
+        let all = user.processes().into_iter();
+        let small =
+            |process: &tare_tests::process::Process| process.file("cmdline").starts_with("tare-monitor");
+        all.filter(small).count() == 1
+    };
+    eventually("its monitor is small", monitor);
+    eventually("the same again", || who(Some(&remote), &remote.machine, 18080).contains(&remote.address));
+    eventually("by IPv6", || !who(Some(&remote), &remote.machine6, 18080).is_empty());
+    eventually("on the host, by 127.0.0.1", || !who(None, "127.0.0.1", 18080).is_empty());
+    eventually("on the host, by its address", || !who(None, &remote.machine, 18080).is_empty());
+    user.tare(["rm", "-f", "web"]).run().ok();
+    assert_eq!(who(None, "127.0.0.1", 18080), "");
+    user.tare(["run", "-d", "--name", "again", "-p", "127.0.0.1:18080:80", "busybox", "sh", "-c", WHO])
+        .run()
+        .ok();
+    eventually("on the host", || !who(None, "127.0.0.1", 18080).is_empty());
+    assert_eq!(who(Some(&remote), &remote.machine, 18080), "", "published on loopback alone");
+}
+
+/// Answers each datagram with the address that it came from.
+const ECHO: &str = "import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('', 53))
+while True:
+    data, client = s.recvfrom(99)
+    s.sendto(client[0].encode(), client)
+";
+/// Asks that server, and prints what it says.
+const ASK: &str = "import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(1)
+s.sendto(b'who', (sys.argv[1], 18053))
+print(s.recv(99).decode())
+";
+
+#[test]
+fn a_published_port_of_udp_answers_and_clients_keep_their_addresses() {
+    let user = User::new();
+    let words = ["run", "-d", "--name", "echo", "-p", "18053:53/udp", "host", "python3", "-c", ECHO];
+    if !user.is_made_up() {
+        user.tare(words).run().ok();
+        let ask = || {
+            let mut command = std::process::Command::new("python3");
+            command.args(["-c", ASK, "127.0.0.1"]);
+            Tare::of(command).run()
+        };
+        eventually("an answer comes", || ask().code() == 0);
+        return;
+    }
+    let remote = Remote::new();
+    user.tare(words).run().ok();
+    let ask = || remote.command(&["python3", "-c", ASK, &remote.machine]).run().stdout();
+    eventually("another host is known by its address", || ask() == remote.address);
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_that_names_the_owner() {
+    let user = User::new();
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    let out = user.sh(&["-p", &format!("{port}:80")], "true");
+    assert_eq!(out.code(), 125, "{out:#?}");
+    out.complains_of(&["port is already allocated", &port.to_string()]);
+    user.detached(&["--name", "first", "-p", "18081:80"], "exec sleep 1000");
+    let out = user.sh(&["-p", "18081:80"], "true");
+    assert_eq!(out.code(), 125, "{out:#?}");
+    out.complains_of(&["first"]);
+}
+
+#[test]
+fn a_low_port_is_an_error_that_says_whose_it_is() {
+    let user = User::new();
+    let out = user.sh(&["-p", "81:80"], "true");
+    assert_eq!(out.code(), 125, "{out:#?}");
+    out.complains_of(&["ports below 1024 are root's", "ip_unprivileged_port_start"]);
+}
+
+#[test]
+fn pasta_leads_out_and_its_absence_is_told() {
+    let user = User::new();
+    if !user.is_made_up() {
+        eprintln!("not run: other hosts are for root to make");
+        return;
+    }
+    let remote = Remote::new();
+    let folder = user.work().display().to_string();
+    std::fs::write(user.work().join("page"), "outside").expect("a page");
+    let words = ["busybox", "httpd", "-f", "-p", "9000", "-h", &folder];
+    let server = remote.command(&words).start();
+    let get = "printf 'GET /page HTTP/1.0\\r\\n\\r\\n'";
+    let script = format!("{get} | nc -w 3 {} 9000 | tail -n 1", remote.address);
+    eventually("a container reaches another host", || user.sh(&[], &script).stdout() == "outside");
+    server.signal(rustix::process::Signal::KILL);
+    server.wait();
+    let without = User::new().without("pasta");
+    let out = without.sh(&[], "echo ran");
+    assert_eq!(out.stdout(), "ran", "{out:#?}");
+    out.complains_of(&["pasta(1) is not installed", "passt"]);
+    let out = without.sh(&["--network", "none"], "echo ran");
+    assert_eq!((out.stdout().as_str(), out.stderr()), ("ran", ""), "{out:#?}");
+}
+
+#[test]
+fn limits_are_held_where_cgroups_are_delegated_and_refused_where_not() {
+    let user = User::new();
+    if user.is_made_up() {
+        // Nobody has logged in, so no systemd of the user's runs.
+        let out = user.sh(&["-m", "32m"], "true");
+        assert_eq!(out.code(), 125, "{out:#?}");
+        out.complains_of(&["no cgroup is delegated to you", "loginctl enable-linger"]);
+        return;
+    }
+    let out = user.sh(&["-m", "32m"], "tail /dev/zero");
+    assert_eq!(out.code(), 137, "{out:#?}");
+    user.detached(&["--name", "web", "-m", "64m", "--pids-limit", "20"], "exec sleep 1000");
+    let own =
+        user.tare(["exec", "web", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/pids.max"]).run().ok();
+    assert_eq!(own.split_whitespace().collect::<Vec<_>>(), ["67108864", "20"]);
+    user.tare(["update", "-m", "96m", "--memory-swap", "-1", "web"]).run().ok();
+    user.tare(["exec", "web", "cat", "/sys/fs/cgroup/memory.max"]).run().prints("100663296");
+    user.tare(["pause", "web"]).run().ok();
+    user.tare(["unpause", "web"]).run().ok();
+    let top = user.tare(["top", "web"]).run().ok();
+    assert!(top.contains("sleep 1000"), "{top}");
 }

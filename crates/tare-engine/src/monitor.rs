@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use tare_cgroup::{Cgroup, Hierarchies};
+use tare_cgroup::{Cgroup, Hierarchies, MemoryEvents};
 use tare_network::names::Server;
 use tare_network::proxy::Proxy;
 use tare_runtime::{Launch, Running};
@@ -366,7 +366,7 @@ impl Monitor {
             network: joins.then_some(&network),
         })?;
         self.names = names.take();
-        self.proxy = self.joined.proxy()?;
+        self.proxy = self.joined.proxy(&self.roots)?;
         self.output = output;
         self.unfinished = Default::default();
         let status = Status {
@@ -594,6 +594,10 @@ impl Monitor {
         }
         self.log.finish();
         let ended = adopt::how_it_ended(&alive.pidfd, self.status.pid);
+        // First of all, because a user's systemd takes the cgroup away by itself; and only after a failure: a container that
+        // ended well was not killed.
+        let failed = ended.map_or(255, Ended::code) != 0;
+        let events = if failed { self.with_cgroup(Cgroup::memory_events).ok() } else { None };
         // Before anybody hears of the end: the next one may want the same port or address.
         // Its sockets hold the network namespace.
         self.names = None;
@@ -604,7 +608,7 @@ impl Monitor {
         if self.small {
             crate::network::leave(&self.roots, &self.record.id);
         }
-        let exit = self.learn(ended);
+        let exit = self.learn(ended, events);
         self.end_checking();
         self.times = Times { listen: self.times.listen, ..Times::default() };
         let again = restart::after(
@@ -670,10 +674,8 @@ impl Monitor {
     }
 
     /// How it ended, as it is told and written down.
-    fn learn(&mut self, ended: Option<Ended>) -> Exit {
+    fn learn(&mut self, ended: Option<Ended>, events: Option<MemoryEvents>) -> Exit {
         let code = ended.map_or(255, Ended::code);
-        // Asked only after a failure: a container that ended well was not killed.
-        let events = if code == 0 { None } else { self.with_cgroup(Cgroup::memory_events).ok() };
         let exit = Exit {
             code,
             unknown: ended.is_none(),

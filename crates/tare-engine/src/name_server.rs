@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use tare_network::Connection;
+use tare_network::host_socket::HostSockets;
 use tare_network::names::{Attachment, Config, Directory, Server, Sockets};
 use tare_sys::Result;
 
@@ -30,6 +31,7 @@ pub fn open(
         directory: Directory::new(folders, attachments(connections), changes(roots, &record.id)),
         named: &named,
         resolv_conf: Path::new("/etc/resolv.conf"),
+        host: HostSockets::of(&roots.run),
     };
     match sockets {
         Some(sockets) => Server::go_on(config, sockets),

@@ -200,10 +200,10 @@ impl Joined {
     }
 
     /// The proxy for those ports that the firewall cannot lead to the container; `None` where there are none.
-    pub fn proxy(&self) -> Result<Option<Proxy>> {
+    pub fn proxy(&self, roots: &Roots) -> Result<Option<Proxy>> {
         let published = self.connections.iter().find(|connection| !connection.endpoint.ports.is_empty());
         match published {
-            Some(Connection { endpoint, .. }) => Proxy::open(&self.reserved, endpoint.ipv4, endpoint.ipv6),
+            Some(Connection { endpoint, .. }) => ports::open_proxy(roots, &self.reserved, endpoint),
             None => Ok(None),
         }
     }

@@ -88,6 +88,24 @@ const ETHER_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHER_ARP: [u8; 2] = [0x08, 0x06];
 const ETHER_IPV6: [u8; 2] = [0x86, 0xdd];
 
+/// Makes a table of its own with one rule: what is for a socket of ours that is bound to a foreign address is marked.
+pub fn mark_answers(table: &str, mark: u32) -> Result<()> {
+    // Before routing, as nft(8) names it: mangle.
+    let hook = Hook { kind: "filter", number: 0, priority: -150 };
+    let requests = [
+        message::make_table(Family::Inet, table)?,
+        message::remove_table(Family::Inet, table)?,
+        message::make_table(Family::Inet, table)?,
+        message::make_chain(Family::Inet, table, "answers", Some(&hook))?,
+        Rule::new().for_transparent_socket()?.mark(mark)?.append(Family::Inet, table, "answers")?,
+    ];
+    let mut netlink = Netlink::open_firewall().map_err(explain)?;
+    let made = netlink.transaction(&requests).map_err(explain);
+    // See `Firewall::leave_open`.
+    std::mem::forget(netlink);
+    made
+}
+
 /// The firewall's tables of one engine.
 #[derive(Debug)]
 pub struct Firewall {

@@ -66,9 +66,42 @@ impl HostSockets {
         self.make(&Wanted { stream, v6, at: None })
     }
 
+    /// For ports without a socket of ours: nobody else could serve them in a machine.
+    pub fn must_hold_all(&self, most: usize) -> Result<()> {
+        match self {
+            HostSockets::Ours => Ok(()),
+            HostSockets::Asked(_) => Err(Error::new(
+                Kind::Unsupported,
+                format!("publish more than {most} ports of one container: for an ordinary user"),
+            )
+            .hint("publish fewer, or share the host's network: --network host")),
+        }
+    }
+
+    /// For protocols that only the firewall can lead on.
+    pub fn must_lead_by_the_firewall(&self) -> Result<()> {
+        match self {
+            HostSockets::Ours => Ok(()),
+            HostSockets::Asked(_) => {
+                Err(Error::new(Kind::Unsupported, "for an ordinary user, tcp and udp only")
+                    .hint("leave it out, or share the host's network: --network host"))
+            }
+        }
+    }
+
+    /// A process in the host's network, by its name in /proc.
+    pub fn witness(&self) -> String {
+        let holder = match self {
+            HostSockets::Ours => None,
+            HostSockets::Asked(path) => std::fs::read_to_string(path.with_file_name("machine")).ok(),
+        };
+        let pid = holder.as_deref().and_then(|text| text.split_whitespace().next());
+        pid.unwrap_or("self").to_owned()
+    }
+
     fn make(&self, wanted: &Wanted) -> Result<OwnedFd> {
         match self {
-            HostSockets::Ours => make(wanted).doing(|| "make a socket"),
+            HostSockets::Ours => make(wanted).doing(|| "socket()"),
             HostSockets::Asked(path) => ask(path, wanted),
         }
     }

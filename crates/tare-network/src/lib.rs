@@ -9,7 +9,7 @@
 //!          ▶ port: a bound socket for each published port
 //!          ▶ attach ─▶ link: bridge, veth, addresses, routes       ─▶ rtnetlink
 //!                  └─▶ firewall: elements of the table `tare`      ─▶ nf_tables, one transaction
-//! monitor ─▶ proxy: published ports of IPv6 to a container without
+//! monitor ─▶ proxy: published ports of IPv6 to a container without; of an ordinary user all
 //! monitor ─▶ names: the server at 127.0.0.11; rate: tc
 //! end     ─▶ detach; the links go with the network namespace
 //! sweep   ─▶ list, compare, undo
@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+mod client_address;
 pub mod endpoint;
 pub mod firewall;
 pub mod folders;

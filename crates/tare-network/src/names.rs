@@ -36,6 +36,7 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use tare_sys::process::{self, namespace};
 use tare_sys::{Context, Result};
 
+use crate::host_socket::HostSockets;
 pub use directory::{Attachment, Directory};
 use packet::{Answer, Asked, NoQuery, Query, Wanted};
 use pending::{Client, News, Pending, Question};
@@ -76,6 +77,8 @@ pub struct Config<'a> {
     pub named: &'a [IpAddr],
     /// The host's resolv.conf.
     pub resolv_conf: &'a Path,
+    /// Who makes the sockets to ask the host's resolvers by.
+    pub host: HostSockets,
 }
 
 /// What a name server listens on.
@@ -123,6 +126,7 @@ pub struct Server {
     home: OwnedFd,
     directory: Directory,
     upstreams: Upstreams,
+    host: HostSockets,
     pending: Vec<(u32, Pending)>,
     streams: Vec<(u32, Stream, EventFlags)>,
     /// Streams whose next question may be looked at.
@@ -175,6 +179,7 @@ impl Server {
             home,
             directory: config.directory,
             upstreams: Upstreams::new(config.named, PathBuf::from(config.resolv_conf)),
+            host: config.host,
             pending: Vec::new(),
             streams: Vec::new(),
             resumed: Vec::new(),
@@ -280,9 +285,9 @@ impl Server {
             let Some(server) = self.upstreams.nth(question.tries) else { break };
             question.tries += 1;
             let asked = if self.upstreams.inside() {
-                self.inside(|| Pending::ask(question, server))
+                self.inside(|| Pending::ask(question, server, &HostSockets::Ours))
             } else {
-                Pending::ask(question, server)
+                Pending::ask(question, server, &self.host)
             };
             match asked {
                 Err(back) => question = back,

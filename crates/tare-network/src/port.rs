@@ -7,9 +7,11 @@ use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::SocketType;
 use serde::{Deserialize, Serialize};
 use tare_sys::{Context, Error, Kind, Result};
+
+use crate::host_socket::HostSockets;
 
 /// On top of IP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -101,12 +103,13 @@ pub struct Reserved {
 const SOCKETS: usize = 200;
 
 /// Reserves what is wanted. What fails gives all back.
-pub fn reserve(wanted: &[Wanted]) -> Result<Vec<Reserved>> {
+pub fn reserve(wanted: &[Wanted], host: &HostSockets) -> Result<Vec<Reserved>> {
     let mut all: Vec<Reserved> = Vec::new();
     for want in wanted {
-        let mut found = reserve_one(want)?;
+        let mut found = reserve_one(want, host)?;
         for reserved in &mut found {
             if all.len() >= SOCKETS {
+                host.must_hold_all(SOCKETS)?;
                 reserved.socket = None;
             }
         }
@@ -134,6 +137,7 @@ pub fn recognize(socket: &OwnedFd, published: &[Published]) -> Option<Reserved> 
 pub fn change(
     held: Vec<Reserved>,
     wanted: &[Wanted],
+    host: &HostSockets,
 ) -> std::result::Result<Vec<Reserved>, (Error, Vec<Reserved>)> {
     let (mut left, mut kept, mut missing) = (held, Vec::new(), Vec::new());
     for want in wanted {
@@ -144,7 +148,7 @@ pub fn change(
     }
     // Given up first of all: who holds a port at all addresses keeps it from being taken at one.
     let given_up: Vec<Published> = left.drain(..).map(|reserved| reserved.published).collect();
-    match reserve(&missing) {
+    match reserve(&missing, host) {
         Ok(mut new) => {
             let lead = |(mut reserved, container_port): (Reserved, u16)| {
                 reserved.published.container_port = container_port;
@@ -157,7 +161,7 @@ pub fn change(
         Err(err) => {
             let again = |published: Published| {
                 // Somebody may have been faster; the firewall leads to the container all the same.
-                let socket = bind(&published).ok().and_then(|(socket, _)| socket);
+                let socket = bind(&published, host).ok().and_then(|(socket, _)| socket);
                 Reserved { published, socket }
             };
             let kept = kept.into_iter().map(|(reserved, _)| reserved);
@@ -210,14 +214,14 @@ fn addresses(want: &Wanted) -> Vec<IpAddr> {
     }
 }
 
-fn reserve_one(want: &Wanted) -> Result<Vec<Reserved>> {
+fn reserve_one(want: &Wanted, host: &HostSockets) -> Result<Vec<Reserved>> {
     let addresses = addresses(want);
     let any = *want.ports.start() == 0;
     let mut taken = None;
     for port in want.ports.clone() {
         // Of a free port of IPv4 the same of IPv6 may not be free: then another.
         for _ in 0..if any { 20 } else { 1 } {
-            match reserve_at(want, &addresses, port) {
+            match reserve_at(want, &addresses, port, host) {
                 Err(err) if err.errno() == Some(Errno::ADDRINUSE) => taken = Some(err),
                 result => return result,
             }
@@ -232,7 +236,7 @@ fn reserve_one(want: &Wanted) -> Result<Vec<Reserved>> {
     })
 }
 
-fn reserve_at(want: &Wanted, addresses: &[IpAddr], port: u16) -> Result<Vec<Reserved>> {
+fn reserve_at(want: &Wanted, addresses: &[IpAddr], port: u16, host: &HostSockets) -> Result<Vec<Reserved>> {
     let mut found: Vec<Reserved> = Vec::new();
     for address in addresses {
         // The same port for all addresses.
@@ -243,7 +247,7 @@ fn reserve_at(want: &Wanted, addresses: &[IpAddr], port: u16) -> Result<Vec<Rese
             port,
             container_port: want.container_port,
         };
-        match bind(&published) {
+        match bind(&published, host) {
             Ok((socket, port)) => {
                 found.push(Reserved { published: Published { port, ..published }, socket });
             }
@@ -259,34 +263,21 @@ fn reserve_at(want: &Wanted, addresses: &[IpAddr], port: u16) -> Result<Vec<Rese
 }
 
 /// Binds a socket to the port; answers which one it was.
-fn bind(published: &Published) -> Result<(Option<OwnedFd>, u16)> {
+fn bind(published: &Published, host: &HostSockets) -> Result<(Option<OwnedFd>, u16)> {
     let Published { protocol, address, port, .. } = *published;
     let at = SocketAddr::new(address, port);
-    let kind = match protocol {
-        Protocol::Tcp => SocketType::STREAM,
-        Protocol::Udp => SocketType::DGRAM,
+    let what = || format!("publish port {at}/{protocol}");
+    if protocol == Protocol::Sctp {
+        host.must_lead_by_the_firewall().doing(what)?;
         // Few kernels have it, and none of ours needs it: the map in the firewall has one owner for each port.
-        Protocol::Sctp if port == 0 => {
+        if port == 0 {
             return Err(Error::new(Kind::Usage, "publish a port of SCTP without saying which")
                 .hint("name the host's port: -p 9899:9899/sctp"));
         }
-        Protocol::Sctp => return Ok((None, port)),
-    };
-    let what = || format!("publish port {at}/{protocol}");
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).doing(what)?;
-    if address.is_ipv6() {
-        rustix::net::sockopt::set_ipv6_v6only(&socket, true).doing(what)?;
+        return Ok((None, port));
     }
-    if protocol == Protocol::Tcp && port != 0 {
-        // Connections of before that have ended do not hold the port.
-        rustix::net::sockopt::set_socket_reuseaddr(&socket, true).doing(what)?;
-    }
-    rustix::net::bind(&socket, &at).doing(what).map_err(|err| explain(err, published))?;
-    if protocol == Protocol::Tcp && port != 0 {
-        // From here on it counts as held: nobody else may listen on it (net/ipv4/inet_connection_sock.c).
-        rustix::net::sockopt::set_socket_reuseaddr(&socket, false).doing(what)?;
-    }
+    let socket = host.bound(protocol == Protocol::Tcp, at).doing(what);
+    let socket = socket.map_err(|err| explain(err, published, host))?;
     let port = match port {
         0 => {
             let name = rustix::net::getsockname(&socket).doing(what)?;
@@ -297,11 +288,11 @@ fn bind(published: &Published) -> Result<(Option<OwnedFd>, u16)> {
     Ok((Some(socket), port))
 }
 
-fn explain(err: Error, published: &Published) -> Error {
+fn explain(err: Error, published: &Published, host: &HostSockets) -> Error {
     let port = published.port;
     match err.errno() {
         Some(Errno::ADDRINUSE) => {
-            let owner = owner(published).map_or_else(String::new, |owner| format!(" by {owner}"));
+            let owner = owner(published, host).map_or_else(String::new, |owner| format!(" by {owner}"));
             err.with_kind(Kind::Conflict)
                 .context(format!("port is already allocated: {port}/{} is in use{owner}", published.protocol))
                 .hint(format!(
@@ -313,12 +304,18 @@ fn explain(err: Error, published: &Published) -> Error {
         Some(Errno::ADDRNOTAVAIL) => err
             .with_kind(Kind::NotFound)
             .hint(format!("the host has no address {}; see `ip address`", published.address)),
+        Some(Errno::ACCESS) => err.with_kind(Kind::Permission).hint(format!(
+            "ports below 1024 are root's; publish it at another (-p {}:{}), or have root allow it: sysctl \
+             net.ipv4.ip_unprivileged_port_start={port}",
+            port.saturating_add(8000),
+            published.container_port
+        )),
         _ => err,
     }
 }
 
 /// The process that has a port of this host, as far as /proc tells.
-fn owner(published: &Published) -> Option<String> {
+fn owner(published: &Published, host: &HostSockets) -> Option<String> {
     let files: &[&str] = match published.protocol {
         Protocol::Tcp => &["tcp", "tcp6"],
         Protocol::Udp => &["udp", "udp6"],
@@ -327,7 +324,8 @@ fn owner(published: &Published) -> Option<String> {
     let port = format!(":{:04X}", published.port);
     let mut inodes = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(format!("/proc/self/net/{file}")).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/net/{file}", host.witness())).unwrap_or_default();
         for line in text.lines().skip(1) {
             let mut words = line.split_whitespace();
             let (Some(local), Some(inode)) = (words.nth(1), words.nth(7)) else { continue };
@@ -364,36 +362,39 @@ mod tests {
 
     #[test]
     fn a_port_has_one_owner_who_is_named() {
-        let first = reserve(&[want(Some("127.0.0.1"), 0..=0)]).unwrap();
+        let first = reserve(&[want(Some("127.0.0.1"), 0..=0)], &HostSockets::Ours).unwrap();
         let port = first[0].published.port;
-        let err = reserve(&[want(Some("127.0.0.1"), port..=port)]).unwrap_err();
+        let err = reserve(&[want(Some("127.0.0.1"), port..=port)], &HostSockets::Ours).unwrap_err();
         assert_eq!(err.kind(), Kind::Conflict);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let err = reserve(&[want(Some("127.0.0.1"), port..=port)]).unwrap_err();
+        let err = reserve(&[want(Some("127.0.0.1"), port..=port)], &HostSockets::Ours).unwrap_err();
         assert!(err.to_string().contains(&format!("the process {}", std::process::id())), "{err}");
         let port = first[0].published.port;
         assert!(std::net::TcpListener::bind(("127.0.0.1", port)).is_err(), "held against others as well");
         drop(first);
-        reserve(&[want(Some("127.0.0.1"), port..=port)]).unwrap();
+        reserve(&[want(Some("127.0.0.1"), port..=port)], &HostSockets::Ours).unwrap();
     }
 
     #[test]
     fn ports_that_stay_are_held_all_the_time_and_a_failure_changes_nothing() {
         let any = want(Some("127.0.0.1"), 0..=0);
-        let held = reserve(&[any.clone(), Wanted { container_port: 81, ..any.clone() }]).unwrap();
+        let held = reserve(&[any.clone(), Wanted { container_port: 81, ..any.clone() }], &HostSockets::Ours)
+            .unwrap();
         let ports: Vec<u16> = held.iter().map(|held| held.published.port).collect();
         let stays = Wanted { container_port: 82, ..want(Some("127.0.0.1"), ports[0]..=ports[0]) };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap().port();
-        let (err, held) = change(held, &[stays.clone(), want(Some("127.0.0.1"), taken..=taken)]).unwrap_err();
+        let (err, held) =
+            change(held, &[stays.clone(), want(Some("127.0.0.1"), taken..=taken)], &HostSockets::Ours)
+                .unwrap_err();
         assert_eq!(err.kind(), Kind::Conflict);
         let now: Vec<_> =
             held.iter().map(|held| (held.published.port, held.published.container_port)).collect();
         assert_eq!(now, [(ports[0], 80), (ports[1], 81)]);
         assert!(std::net::TcpListener::bind(("127.0.0.1", ports[1])).is_err(), "held again");
         let socket = std::os::fd::AsRawFd::as_raw_fd(held[0].socket.as_ref().unwrap());
-        let held = change(held, &[stays, any]).unwrap();
+        let held = change(held, &[stays, any], &HostSockets::Ours).unwrap();
         assert_eq!(std::os::fd::AsRawFd::as_raw_fd(held[0].socket.as_ref().unwrap()), socket);
         assert_eq!((held[0].published.port, held[0].published.container_port), (ports[0], 82));
         assert_eq!(
@@ -405,7 +406,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_not_here_is_an_error() {
-        let err = reserve(&[want(Some("192.0.2.77"), 4000..=4000)]).unwrap_err();
+        let err = reserve(&[want(Some("192.0.2.77"), 4000..=4000)], &HostSockets::Ours).unwrap_err();
         assert!(err.hint_text().unwrap().contains("ip address"), "{err}");
     }
 }

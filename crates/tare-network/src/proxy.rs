@@ -5,6 +5,9 @@
 //! nowhere. The container sees the bridge as the client. TCP and UDP; SCTP needs a container with IPv6.
 //! Everything else goes past it, by the firewall's map. What comes in here has passed the host's rules for input.
 //!
+//! In an ordinary user's machine it serves all ports: they are the host's, which the machine's firewall does not see. There,
+//! clients keep their addresses: see `client_address`.
+//!
 //! It never blocks, has no thread, and holds at most [`MOST`] connections of [`CHUNK`] bytes each way.
 
 mod datagrams;
@@ -15,9 +18,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use tare_sys::{Context, Result};
 
+use crate::client_address;
 use crate::port::{Protocol, Reserved};
 use datagrams::Clients;
 
@@ -42,6 +46,10 @@ pub struct Proxy {
     clients: Clients,
     /// For a datagram; empty as long as none has come.
     buffer: Vec<u8>,
+    /// It serves all ports, not only those that the firewall cannot.
+    all: bool,
+    /// Clients keep their addresses, where that can be.
+    keeps: bool,
 }
 
 /// A port that it serves.
@@ -77,13 +85,14 @@ struct End {
 
 impl Proxy {
     /// Serves those of the reserved ports that only a proxy can; `None` where there are none. The sockets stay where
-    /// they are as well.
+    /// they are as well. `machine`: in an ordinary user's machine, the name of its table in the firewall.
     pub fn open(
         reserved: &[Reserved],
         ipv4: Option<Ipv4Addr>,
         ipv6: Option<Ipv6Addr>,
+        machine: Option<&str>,
     ) -> Result<Option<Proxy>> {
-        let listeners = listeners(reserved, ipv4, ipv6)?;
+        let listeners = listeners(reserved, ipv4, ipv6, machine.is_some())?;
         if listeners.is_empty() {
             return Ok(None);
         }
@@ -94,6 +103,8 @@ impl Proxy {
             pairs: Vec::new(),
             clients: Clients::default(),
             buffer: Vec::new(),
+            all: machine.is_some(),
+            keeps: machine.is_some_and(|table| client_address::prepare(table).is_ok()),
         };
         proxy.watch(listeners)?;
         Ok(Some(proxy))
@@ -110,7 +121,7 @@ impl Proxy {
             // The epoll would go on with it: what is reserved is the same open file.
             let _ = epoll::delete(&self.epoll, &listener.socket);
         }
-        self.watch(listeners(reserved, ipv4, ipv6)?)
+        self.watch(listeners(reserved, ipv4, ipv6, self.all)?)
     }
 
     fn watch(&mut self, listeners: Vec<Listener>) -> Result<()> {
@@ -147,13 +158,12 @@ impl Proxy {
     fn accept(&mut self, at: usize) {
         let Some(Listener { socket, protocol, target }) = self.listeners.get(at) else { return };
         if *protocol == Protocol::Udp {
-            self.clients.ask(&self.epoll, CLIENTS, socket, *target, &mut self.buffer);
+            self.clients.ask(&self.epoll, CLIENTS, socket, *target, self.keeps, &mut self.buffer);
             return;
         }
-        let Ok(client) = rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
-        else {
-            return;
-        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok((client, from)) = rustix::net::acceptfrom_with(socket, flags) else { return };
+        let from = from.and_then(|from| SocketAddr::try_from(from).ok()).filter(|_| self.keeps);
         let slot = match self.pairs.iter().position(Option::is_none) {
             Some(slot) => slot,
             None if self.pairs.len() < MOST => {
@@ -163,11 +173,7 @@ impl Proxy {
             // Closed at once.
             None => return,
         };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let Ok(server) = rustix::net::socket_with(family, SocketType::STREAM, flags, None) else {
-            return;
-        };
+        let Ok(server) = client_address::socket(true, from, target) else { return };
         match rustix::net::connect(&server, target) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(_) => return,
@@ -223,13 +229,19 @@ fn key(slot: usize, side: usize) -> u64 {
     PAIRS + (slot * 2 + side) as u64
 }
 
-/// Listens on those of the reserved ports that only a proxy can serve.
-fn listeners(reserved: &[Reserved], ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>) -> Result<Vec<Listener>> {
-    let Some(address) = ipv4.map(IpAddr::from).or(ipv6.map(IpAddr::from)) else { return Ok(Vec::new()) };
+/// Listens on those of the reserved ports that only a proxy can serve, or on all.
+fn listeners(
+    reserved: &[Reserved],
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+    all: bool,
+) -> Result<Vec<Listener>> {
+    let (ipv4, ipv6) = (ipv4.map(IpAddr::from), ipv6.map(IpAddr::from));
+    let Some(first) = ipv4.or(ipv6) else { return Ok(Vec::new()) };
     let is_ours = |port: &&Reserved| {
         let at = port.published.address;
         let asks_us = at.is_unspecified() || at.is_loopback() || ipv6.is_none();
-        at.is_ipv6() && asks_us && port.published.protocol != Protocol::Sctp
+        (all || (at.is_ipv6() && asks_us)) && port.published.protocol != Protocol::Sctp
     };
     let mut listeners = Vec::new();
     for port in reserved.iter().filter(is_ours) {
@@ -238,7 +250,9 @@ fn listeners(reserved: &[Reserved], ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Add
         let what = || format!("listen on port {} of IPv6", port.published.port);
         let socket = socket.try_clone().doing(what)?;
         rustix::io::ioctl_fionbio(&socket, true).doing(what)?;
-        let target = SocketAddr::new(address, port.published.container_port);
+        // The client's family, where the container has it: only then can its address be kept.
+        let same = if all && port.published.address.is_ipv6() { ipv6 } else { None };
+        let target = SocketAddr::new(same.unwrap_or(first), port.published.container_port);
         let protocol = port.published.protocol;
         if protocol == Protocol::Udp {
             listeners.push(Listener { socket, protocol, target });
@@ -336,9 +350,9 @@ mod tests {
             ports: 0..=0,
             container_port: server.local_addr().unwrap().port(),
         };
-        let Ok(reserved) = reserve(&[wanted]) else { return };
+        let Ok(reserved) = reserve(&[wanted], &crate::host_socket::HostSockets::Ours) else { return };
         let port = reserved[0].published.port;
-        let mut proxy = Proxy::open(&reserved, Some(Ipv4Addr::LOCALHOST), None).unwrap().unwrap();
+        let mut proxy = Proxy::open(&reserved, Some(Ipv4Addr::LOCALHOST), None, None).unwrap().unwrap();
         let mut buffer = [0; 2000];
         let clients: Vec<UdpSocket> = (0..200).map(|_| UdpSocket::bind("[::1]:0").unwrap()).collect();
         for (number, client) in clients.iter().chain(&clients).enumerate() {
@@ -365,9 +379,9 @@ mod tests {
             ports: 0..=0,
             container_port,
         };
-        let Ok(reserved) = reserve(&[wanted]) else { return };
+        let Ok(reserved) = reserve(&[wanted], &crate::host_socket::HostSockets::Ours) else { return };
         let port = reserved[0].published.port;
-        let mut proxy = Proxy::open(&reserved, Some(Ipv4Addr::LOCALHOST), None).unwrap().unwrap();
+        let mut proxy = Proxy::open(&reserved, Some(Ipv4Addr::LOCALHOST), None, None).unwrap().unwrap();
         let sent: Vec<u8> = (0..3_000_000_u32).map(|n| n as u8).collect();
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {

@@ -27,6 +27,7 @@ pub mod rootless;
 pub mod scheduler;
 pub mod seccomp;
 pub mod signal;
+pub mod socket;
 pub mod spawn;
 pub mod time;
 pub mod tty;

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use tare_network::proxy::Proxy;
 use tare_sys::Result;
 use tare_sys::netlink::Netlink;
 
@@ -62,7 +61,7 @@ impl Monitor {
             let (ipv4, ipv6) = (endpoint.ipv4, endpoint.ipv6);
             match &mut self.proxy {
                 Some(proxy) => proxy.change(&self.joined.reserved, ipv4, ipv6)?,
-                None => self.proxy = Proxy::open(&self.joined.reserved, ipv4, ipv6)?,
+                None => self.proxy = ports::open_proxy(&self.roots, &self.joined.reserved, &endpoint)?,
             }
         }
         published?;

@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 
 use tare_network::attach::Connection;
+use tare_network::host_socket::HostSockets;
 use tare_network::port::{self, Protocol, Published, Reserved, Wanted as WantedPort};
 use tare_network::proxy::Proxy;
 use tare_network::{Endpoint, Networks};
-use tare_sys::{Error, Kind, Result};
+use tare_sys::{Error, Kind, Result, rootless};
 
 use super::networks;
 use crate::container::{Record, Roots};
@@ -102,10 +103,11 @@ pub(super) fn publish(
         return Ok(Vec::new());
     };
     at_home(connection, &mut ports)?;
-    let reserved = match port::reserve(&ports) {
+    let host = HostSockets::of(&roots.run);
+    let reserved = match port::reserve(&ports, &host) {
         Err(err) if err.kind() == Kind::Conflict => {
             sweep::sweep(roots)?;
-            port::reserve(&ports).map_err(|err| match_owner(err, networks, &ports, container))
+            port::reserve(&ports, &host).map_err(|err| match_owner(err, networks, &ports, container))
         }
         reserved => reserved,
     }?;
@@ -173,7 +175,13 @@ pub fn reopen_proxy(roots: &Roots, id: &str, sockets: &[OwnedFd]) -> Option<Prox
     let endpoint = published(roots, id)?;
     let reserved: Vec<Reserved> =
         sockets.iter().filter_map(|socket| port::recognize(socket, &endpoint.ports)).collect();
-    Proxy::open(&reserved, endpoint.ipv4, endpoint.ipv6).ok().flatten()
+    open_proxy(roots, &reserved, &endpoint).ok().flatten()
+}
+
+/// The proxy for those of these ports that the firewall cannot lead to the container; `None` where there are none.
+pub fn open_proxy(roots: &Roots, reserved: &[Reserved], endpoint: &Endpoint) -> Result<Option<Proxy>> {
+    let table = networks(roots).table;
+    Proxy::open(reserved, endpoint.ipv4, endpoint.ipv6, rootless::is_on().then_some(table.as_str()))
 }
 
 /// Publishes the ports that the record of a running container has now, in place of those that it has published.
@@ -204,7 +212,8 @@ pub fn republish(roots: &Roots, record: &Record, held: &mut Vec<Reserved>) -> Re
         at.map_or(Reserved { published: *published, socket: None }, |at| held.swap_remove(at))
     });
     let all: Vec<Reserved> = all.collect();
-    match port::change(all, &wanted) {
+    let host = HostSockets::of(&roots.run);
+    match port::change(all, &wanted, &host) {
         Ok(reserved) => *held = reserved,
         Err((err, reserved)) => {
             *held = reserved;
@@ -218,7 +227,7 @@ pub fn republish(roots: &Roots, record: &Record, held: &mut Vec<Reserved>) -> Re
     new.endpoint.ports = held.iter().map(|reserved| reserved.published).collect();
     if let Err(err) = networks.republish(old, &new) {
         let before: Vec<WantedPort> = old.endpoint.ports.iter().map(Published::wanted).collect();
-        let (Ok(reserved) | Err((_, reserved))) = port::change(std::mem::take(held), &before);
+        let (Ok(reserved) | Err((_, reserved))) = port::change(std::mem::take(held), &before, &host);
         *held = reserved;
         return Err(err);
     }

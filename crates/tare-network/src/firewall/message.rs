@@ -386,6 +386,24 @@ impl Rule {
         self.expression("masq", Body::new(&[]))
     }
 
+    /// Goes on if the packet belongs to a socket of ours that is bound to a foreign address.
+    pub fn for_transparent_socket(self) -> Result<Rule> {
+        const TRANSPARENT: u32 = 0;
+        let data = number(number(Body::new(&[]), 1, TRANSPARENT)?, 2, REGISTER)?;
+        self.expression("socket", data)?.compare(0, true, &[1])
+    }
+
+    /// Marks the packet.
+    pub fn mark(self, mark: u32) -> Result<Rule> {
+        /// `NFT_META_MARK`.
+        const MARK: u32 = 3;
+        let value = Body::new(&[]).attribute(DATA_VALUE, &mark.to_ne_bytes())?;
+        let data = number(Body::new(&[]), 1, REGISTER)?.attribute(2 | NESTED, value.as_bytes())?;
+        let rule = self.expression("immediate", data)?;
+        let data = number(number(Body::new(&[]), 2, MARK)?, 3, REGISTER)?;
+        rule.expression("meta", data)
+    }
+
     /// Ends with a verdict.
     pub fn verdict(self, verdict: Verdict) -> Result<Rule> {
         let (code, chain) = match verdict {

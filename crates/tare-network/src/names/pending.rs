@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags};
 
+use crate::host_socket::HostSockets;
 use crate::names::packet;
 
 /// How long one server is waited for. Clients wait for 5 s (resolv.conf(5)), and a second server is to have
@@ -73,9 +74,13 @@ pub enum News {
 }
 
 impl Pending {
-    /// Asks a server, from the network that the caller is in. The question comes back if that cannot be done.
-    pub fn ask(mut question: Question, server: SocketAddr) -> Result<Pending, Question> {
-        match Pending::send(&mut question, server) {
+    /// Asks a server, by a socket of `sockets`. The question comes back if that cannot be done.
+    pub fn ask(
+        mut question: Question,
+        server: SocketAddr,
+        sockets: &HostSockets,
+    ) -> Result<Pending, Question> {
+        match Pending::send(&mut question, server, sockets) {
             Ok((socket, tcp)) => {
                 let patience = if tcp.is_some() { PATIENCE_TCP } else { PATIENCE };
                 Ok(Pending { question, server, deadline: Instant::now() + patience, socket, tcp })
@@ -84,12 +89,15 @@ impl Pending {
         }
     }
 
-    fn send(question: &mut Question, server: SocketAddr) -> Result<(OwnedFd, Option<Tcp>), Errno> {
-        let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    fn send(
+        question: &mut Question,
+        server: SocketAddr,
+        sockets: &HostSockets,
+    ) -> Result<(OwnedFd, Option<Tcp>), Errno> {
         let stream = matches!(question.client, Client::Stream(_));
-        let kind = if stream { SocketType::STREAM } else { SocketType::DGRAM };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = rustix::net::socket_with(family, kind, flags, None)?;
+        let socket =
+            sockets.unbound(stream, server.is_ipv6()).map_err(|err| err.errno().unwrap_or(Errno::IO))?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
         let mut id = [0; 2];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
         packet::set_id(&mut question.query, u16::from_ne_bytes(id));

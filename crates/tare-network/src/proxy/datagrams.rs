@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::client_address;
 
 /// Clients at once.
 const MOST: usize = 128;
@@ -40,13 +42,15 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Passes on to the container what has come for a port. `first`: what numbers of clients in the epoll begin with.
+    /// Passes on to the container what has come for a port. `first`: what numbers of clients in the epoll begin with;
+    /// `keeps`: clients keep their addresses.
     pub fn ask(
         &mut self,
         epoll: &OwnedFd,
         first: u64,
         listener: &OwnedFd,
         target: SocketAddr,
+        keeps: bool,
         buffer: &mut Vec<u8>,
     ) {
         buffer.resize(LONGEST, 0);
@@ -60,7 +64,7 @@ impl Clients {
                 };
             let Ok(address) = SocketAddr::try_from(address) else { continue };
             let Some(at) =
-                self.find(address, port).or_else(|| self.admit(epoll, first, address, port, target))
+                self.find(address, port).or_else(|| self.admit(epoll, first, address, port, target, keeps))
             else {
                 continue;
             };
@@ -111,14 +115,13 @@ impl Clients {
         address: SocketAddr,
         port: u16,
         target: SocketAddr,
+        keeps: bool,
     ) -> Option<usize> {
         if self.all.len() >= MOST {
             let silent = (0..self.all.len()).min_by_key(|at| self.all[*at].heard)?;
             self.all.swap_remove(silent);
         }
-        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None).ok()?;
+        let socket = client_address::socket(false, keeps.then_some(address), &target).ok()?;
         rustix::net::connect(&socket, &target).ok()?;
         let key = first + self.admitted;
         self.admitted += 1;
