@@ -199,7 +199,8 @@ impl Root {
                 format!("{} in the image is not a regular file", path.display()),
             ));
         }
-        let mut bytes = Vec::new();
+        // Room for all of it and a little more, so that one read(2) gets it and one finds the end.
+        let mut bytes = Vec::with_capacity(stat.st_size.unsigned_abs().min(limit) as usize + 64);
         File::from(fd)
             .take(limit + 1)
             .read_to_end(&mut bytes)

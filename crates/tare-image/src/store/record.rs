@@ -1,5 +1,7 @@
 //! Records: small JSON files that say what the store holds, and the file names they have.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -55,8 +57,10 @@ pub(super) fn to_json(record: &impl Serialize) -> Result<Vec<u8>> {
 
 /// Reads a record; `None` where there is none.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
+    // Nearly all fit into this, so that nobody has to ask for the size first.
+    let mut bytes = Vec::with_capacity(4096);
+    match File::open(path).and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes)) {
+        Ok(_) => {}
         // ENOTDIR and EISDIR would be somebody else's doing; they are errors.
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(err).doing(|| format!("read {}", path.display())),
