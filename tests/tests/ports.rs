@@ -10,7 +10,7 @@ use tare_tests::{Host, eventually, process};
 
 /// Two web servers, which say who they are.
 const SERVERS: &str = "mkdir -p /a /b; echo first > /a/index.html; echo second > /b/index.html; \
-                       httpd -p 80 -h /a; exec httpd -f -p 81 -h /b";
+                       httpd -p 81 -h /b; exec httpd -f -p 80 -h /a";
 
 /// A container with these servers, which answer at port 8080.
 fn serving(host: &Host) {
@@ -154,7 +154,7 @@ fn a_firewall_that_is_switched_on_later_is_obeyed_as_well() {
     eventually("the monitor has seen it", gated);
     assert_eq!(get_from(&remote, &remote.machine, 8080), "");
     run(&["nft", "insert rule inet mine input tcp dport 8080 accept"]);
-    assert_eq!(get_from(&remote, &remote.machine, 8080), "first");
+    eventually("what it lets in", || get_from(&remote, &remote.machine, 8080) == "first");
     run(&["nft", "flush chain inet mine input"]);
     eventually("it drops nothing any more", || !gated());
     // By its policy; who was let in a moment ago still is.

@@ -302,12 +302,14 @@ pub fn raise_macvlan(container: &mut Netlink, name: &str) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let deadline = Instant::now() + PATIENCE;
     let body = header(0, UP).string(IFLA_IFNAME, name)?;
+    // The one on newer kernels, the other on older ones (drivers/net/macvlan.c, macvlan_open).
+    let in_use = |err: &Error| matches!(err.errno(), Some(Errno::ADDRINUSE | Errno::BUSY));
     loop {
         match container.ask(kind::NEWLINK, 0, &body, &format!("set {name} up")) {
-            Err(err) if err.errno() == Some(Errno::BUSY) && Instant::now() < deadline => {
+            Err(err) if in_use(&err) && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(2));
             }
-            Err(err) if err.errno() == Some(Errno::BUSY) => {
+            Err(err) if in_use(&err) => {
                 return Err(err.with_kind(Kind::Conflict).hint(
                     "another link on the same parent has this hardware address; give it another (--mac-address)",
                 ));
