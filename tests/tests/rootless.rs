@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use tare_tests::machine::Remote;
-use tare_tests::process::signal;
-use tare_tests::{Tare, User, eventually};
+use tare_tests::process::{Process, signal};
+use tare_tests::{Tare, User, eventually, stretched};
 
 #[test]
 fn a_container_on_the_hosts_own_files() {
@@ -96,13 +96,18 @@ fn namespaces_of_another_container_can_be_shared() {
     assert!(out.contains("sleep 1234"), "{out}");
 }
 
+fn kill(pid: i32) {
+    signal(pid, rustix::process::Signal::KILL);
+    eventually("it is dead", || Process::by_id(pid).is_none_or(|process| !process.is_alive()));
+}
+
 #[test]
 fn a_killed_holder_loses_no_container() {
     let user = User::new();
     user.tare(["network", "create", "lan"]).run().ok();
     user.detached(&["--name", "web", "--network", "lan"], "echo hello > /page; exec httpd -f -p 80 -h /");
     let before = user.holder().expect("somebody holds the machine");
-    signal(before, rustix::process::Signal::KILL);
+    kill(before);
     user.tare(["exec", "web", "true"]).run().ok();
     assert_ne!(user.holder(), Some(before));
     // The same network still.
@@ -115,7 +120,7 @@ fn a_killed_holder_of_an_empty_machine_is_replaced() {
     let user = User::new();
     user.sh(&["--network", "none"], "true").ok();
     let before = user.holder().expect("somebody holds the machine");
-    signal(before, rustix::process::Signal::KILL);
+    kill(before);
     user.sh(&["--network", "none"], "echo again").prints("again");
     assert_ne!(user.holder(), Some(before));
 }
@@ -125,7 +130,12 @@ fn a_machine_ends_when_nobody_is_in_it() {
     let user = User::new();
     user.detached(&["--name", "one", "--network", "none"], "exec sleep 1000");
     user.tare(["rm", "-f", "one"]).run().ok();
-    eventually("nothing of the user's is left", || user.processes().is_empty());
+    let start = std::time::Instant::now();
+    while !user.processes().is_empty() {
+        let left: Vec<_> = user.processes().iter().map(|process| process.command()).collect();
+        assert!(start.elapsed() < stretched(std::time::Duration::from_secs(60)), "still there: {left:?}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
 }
 
 #[test]
@@ -197,8 +207,7 @@ fn a_published_port_is_reached_from_outside_and_clients_keep_their_addresses() {
     // After its monitor has become small as well, and by IPv6 to a container that has none, and on the host itself.
     let monitor = || {
         let all = user.processes().into_iter();
-        let small =
-            |process: &tare_tests::process::Process| process.file("cmdline").starts_with("tare-monitor");
+        let small = |process: &Process| process.file("cmdline").starts_with("tare-monitor");
         all.filter(small).count() == 1
     };
     eventually("its monitor is small", monitor);
@@ -285,8 +294,12 @@ fn pasta_leads_out_and_its_absence_is_told() {
     std::fs::write(user.work().join("page"), "outside").expect("a page");
     let words = ["busybox", "httpd", "-f", "-p", "9000", "-h", &folder];
     let server = remote.command(&words).start();
+    // pasta may leave a client waiting whose server is not there yet.
+    eventually("the server is there", || {
+        std::net::TcpStream::connect((remote.address.as_str(), 9000)).is_ok()
+    });
     let get = "printf 'GET /page HTTP/1.0\\r\\n\\r\\n'";
-    let script = format!("{get} | nc -w 3 {} 9000 | tail -n 1", remote.address);
+    let script = format!("{get} | timeout 5 nc {} 9000 | tail -n 1", remote.address);
     eventually("a container reaches another host", || user.sh(&[], &script).stdout() == "outside");
     server.signal(rustix::process::Signal::KILL);
     server.wait();

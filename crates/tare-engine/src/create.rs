@@ -82,6 +82,10 @@ impl Engine {
         })?;
 
         let size = storage::size(&request.host_config.storage_opt)?;
+        if size != 0 && rootless::is_on() {
+            return Err(Error::new(Kind::Unsupported, "--storage-opt size: disk quotas are root's to give")
+                .hint("leave it out, or have root run this container"));
+        }
         if size != 0 && image.id.is_empty() {
             return Err(Error::new(Kind::Usage, "--storage-opt size: this container has no writable layer on disk")
                 .hint("it goes with an image; what a container of \"host\" writes is in memory, so --memory limits it"));

@@ -170,6 +170,10 @@ pub fn info(roots: &Roots, containers: &[Summary], images: usize) -> Value {
         }
         Err(err) => ("none", vec![err.to_string()]),
     };
+    warnings.extend(crate::machine::obstacle(&roots.run));
+    if rootless::has_one_id() {
+        warnings.push("no subordinate ids (/etc/subuid, /etc/subgid): containers have one id".to_owned());
+    }
     if !can_raise_limits() {
         warnings
             .push("no CAP_SYS_RESOURCE: raised limits (--ulimit, --oom-score-adj) are clamped".to_owned());

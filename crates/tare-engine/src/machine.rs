@@ -58,16 +58,17 @@ pub enum Network {
 }
 
 /// For an ordinary user: goes on in the user's machine, by executing this program again there. For root, and who is
-/// there already (see [`recognize`]), it does nothing.
-pub fn enter(roots: &Roots, network: impl FnOnce() -> Network) -> Result<()> {
+/// there already (see [`recognize`]), it does nothing. `warn` is told what the user should know of a machine that was just
+/// made.
+pub fn enter(roots: &Roots, network: impl FnOnce() -> Network, warn: &dyn Fn(&str)) -> Result<()> {
     if rootless::is_on() || rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let folder = std::env::current_dir().ok();
     make_run_folder(&roots.run)?;
-    let (machine, holder) = Machine::find_or_make(roots)?;
+    let (machine, doors) = Machine::find_or_make(roots, warn)?;
     let network = network();
-    holder.join(network).map_err(explain)?;
+    doors.enter(network).map_err(|err| err.context("enter the user's machine"))?;
     // To enter a mount namespace is to be at its root.
     if let Some(folder) = folder {
         let _ = std::env::set_current_dir(folder);
@@ -220,52 +221,51 @@ struct Machine {
     file: OwnedFd,
 }
 
-/// Who holds it.
-struct Holder {
-    pid: i32,
-    pidfd: OwnedFd,
+/// The ways into it.
+struct Doors {
+    /// The process that holds it, in its user and mount namespaces.
+    holder: OwnedFd,
+    network: File,
 }
 
 impl Machine {
-    fn find_or_make(roots: &Roots) -> Result<(Machine, Holder)> {
+    fn find_or_make(roots: &Roots, warn: &dyn Fn(&str)) -> Result<(Machine, Doors)> {
         let path = roots.run.join(FILE);
         let what = || format!("open {}", path.display());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).doing(what)?;
         let machine = Machine { file };
-        machine.lock(FlockOperation::LockShared)?;
-        if let Some(holder) = machine.holder() {
-            return Ok((machine, holder));
+        rustix::fs::flock(&machine.file, FlockOperation::LockShared).doing(|| "flock(machine)")?;
+        if let Some(doors) = machine.doors() {
+            return Ok((machine, doors));
         }
         let making = rustix::fs::open(roots.run.join("machine.lock"), flags, Mode::RUSR | Mode::WUSR)
             .doing(|| "open machine.lock")?;
         rustix::fs::flock(&making, FlockOperation::LockExclusive).doing(|| "flock(machine.lock)")?;
-        if let Some(holder) = machine.holder() {
-            return Ok((machine, holder));
+        if let Some(doors) = machine.doors() {
+            return Ok((machine, doors));
         }
-        let pid = make::make(roots)?;
+        let pid = make::make(roots, warn)?;
         machine.write(pid)?;
-        let holder = machine.holder().ok_or_else(|| {
+        let doors = machine.doors().ok_or_else(|| {
             Error::new(Kind::Kernel, "make the user's machine: the process that holds it was killed")
                 .hint("try again")
         })?;
-        Ok((machine, holder))
+        Ok((machine, doors))
     }
 
-    fn lock(&self, operation: FlockOperation) -> Result<()> {
-        rustix::fs::flock(&self.file, operation).doing(|| "flock(machine)")
-    }
-
-    /// Who holds it; `None`: nobody any more.
-    fn holder(&self) -> Option<Holder> {
+    /// The ways into it; `None`: nobody holds it any more, or its holder is just dying.
+    fn doors(&self) -> Option<Doors> {
         let mut text = [0; 64];
         let length = rustix::io::pread(&self.file, &mut text[..], 0).ok()?;
         let text = str::from_utf8(&text[..length]).ok()?;
         let mut words = text.split_whitespace();
         let (pid, began) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        let pidfd =
+        let holder =
             rustix::process::pidfd_open(Pid::from_raw(pid)?, rustix::process::PidfdFlags::empty()).ok()?;
-        (process::began(pid) == Some(began)).then_some(Holder { pid, pidfd })
+        // Opened as who we are on the host; from inside, the holder may be out of reach.
+        let network = File::open(format!("/proc/{pid}/fd/{NETWORK_FD}")).ok()?;
+        (process::began(pid) == Some(began)).then_some(Doors { holder, network })
     }
 
     fn write(&self, pid: i32) -> Result<()> {
@@ -279,21 +279,14 @@ impl Machine {
     }
 }
 
-impl Holder {
-    fn join(&self, network: Network) -> Result<()> {
-        // Opened as who we are on the host; from inside, the holder may be out of reach.
-        let path = format!("/proc/{}/fd/{NETWORK_FD}", self.pid);
-        let netns = File::open(&path).doing(|| format!("open({path:?})"))?;
-        process::enter(self.pidfd.as_fd(), namespace::USER | namespace::MOUNT)?;
-        if network == Network::Own {
-            process::enter(netns.as_fd(), namespace::NET)?;
+impl Doors {
+    fn enter(&self, network: Network) -> Result<()> {
+        process::enter(self.holder.as_fd(), namespace::USER | namespace::MOUNT)?;
+        match network {
+            Network::Own => process::enter(self.network.as_fd(), namespace::NET),
+            Network::Host => Ok(()),
         }
-        Ok(())
     }
-}
-
-fn explain(err: Error) -> Error {
-    err.context("enter the user's machine")
 }
 
 /// Reads a small file of the user's own, or nothing.

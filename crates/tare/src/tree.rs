@@ -387,7 +387,8 @@ fn perform(matches: &ArgMatches, spot: &dyn Fn() -> Spot) -> u8 {
     tare_engine::recognize();
     let answer = roots(&global).and_then(|roots| {
         if !WITHOUT_MACHINE.iter().any(|alone| std::ptr::eq(*alone, verb)) {
-            tare_engine::enter(&roots, || network(&roots, verb, &given))?;
+            let warn = |warning: &str| eprintln!("warning: {warning}");
+            tare_engine::enter(&roots, || network(&roots, verb, &given), &warn)?;
         }
         (verb.act)(&Engine::new(roots), &given)
     });

@@ -3,7 +3,7 @@
 //! It is in the machine's user and mount namespaces, and in the host's network: there it makes the sockets that published
 //! ports and questions to the host's name servers need, for whoever asks at `machine.sock`.
 //!
-//! It ends ten seconds after the last one has gone. Nobody has to tell: all who are in the machine hold a shared lock, and
+//! It ends five seconds after the last one has gone. Nobody has to tell: all who are in the machine hold a shared lock, and
 //! a thread waits for the exclusive one.
 
 use std::ffi::OsString;
@@ -26,7 +26,7 @@ pub const NAME: &str = "tare-machine";
 /// The file by which it says that it is ready.
 pub const CHANNEL_FD: i32 = 4;
 /// How long an empty machine stays.
-const LINGER: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A holder's life, from its words on.
 pub fn main(words: &[OsString]) -> Result<()> {

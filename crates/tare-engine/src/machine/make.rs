@@ -54,9 +54,9 @@ impl Word {
     }
 }
 
-/// Makes it, or a new holder for one that has lost its own; the holder's pid. Warnings go to stderr, once for the
-/// machine and not for each command.
-pub fn make(roots: &Roots) -> Result<i32> {
+/// Makes it, or a new holder for one that has lost its own; the holder's pid. `warn` is told what the user
+/// should know, once for the machine and not for each command.
+pub fn make(roots: &Roots, warn: &dyn Fn(&str)) -> Result<i32> {
     let (ours, theirs) = Channel::pair()?;
     let child = match process::clone(0, None)? {
         Side::Child => {
@@ -75,9 +75,7 @@ pub fn make(roots: &Roots) -> Result<i32> {
     let _ = process::wait(child.pidfd.as_fd());
     match word? {
         Word::Made(pid, warnings) => {
-            for warning in warnings {
-                eprintln!("tare: warning: {warning}");
-            }
+            warnings.iter().for_each(|warning| warn(warning));
             Ok(pid)
         }
         Word::Failed(err) => Err(err.context("make the user's machine")),
