@@ -222,7 +222,7 @@ fn operating_system() -> String {
 
 /// The folders where everything is kept unless the caller says otherwise.
 pub fn default_roots() -> Roots {
-    if rootless::is_on() || !rustix::process::geteuid().is_root() {
+    if rootless::is_on() || rootless::is_outside() {
         return crate::machine::default_roots();
     }
     Roots { state: PathBuf::from("/var/lib/tare"), run: PathBuf::from("/run/tare") }

@@ -61,7 +61,7 @@ pub enum Network {
 /// there already (see [`recognize`]), it does nothing. `warn` is told what the user should know of a machine that was just
 /// made.
 pub fn enter(roots: &Roots, network: impl FnOnce() -> Network, warn: &dyn Fn(&str)) -> Result<()> {
-    if rootless::is_on() || rustix::process::geteuid().is_root() {
+    if !rootless::is_outside() {
         return Ok(());
     }
     let folder = std::env::current_dir().ok();
@@ -158,11 +158,13 @@ pub fn obstacle(run: &Path) -> Option<String> {
 }
 
 /// Finds out whether this process is in a user's machine; to be asked by each program of ours that an entered command
-/// executes. Costs nothing where it is not.
+/// executes. Costs root one geteuid(2).
 pub fn recognize() {
     // The mark alone says nothing: root's environment may have it as well.
     if std::env::var_os(MARK).is_some() && !is_initial("/proc/self/uid_map") {
         rootless::set();
+    } else if !rustix::process::geteuid().is_root() {
+        rootless::set_outside();
     }
 }
 

@@ -7,10 +7,21 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static ROOTLESS: AtomicBool = AtomicBool::new(false);
+static OUTSIDE: AtomicBool = AtomicBool::new(false);
 
 /// Says that it is so. For who has entered the machine, before anything else is done there.
 pub fn set() {
     ROOTLESS.store(true, Ordering::Relaxed);
+}
+
+/// Says that this is an ordinary user who has not entered a machine.
+pub fn set_outside() {
+    OUTSIDE.store(true, Ordering::Relaxed);
+}
+
+/// Whether this is an ordinary user who has not entered a machine.
+pub fn is_outside() -> bool {
+    OUTSIDE.load(Ordering::Relaxed)
 }
 
 /// Whether it is so.
