@@ -139,6 +139,21 @@ fn an_attached_terminal_goes_on_with_the_monitor_that_took_over() {
 }
 
 #[test]
+fn a_new_monitor_takes_over_where_the_session_has_no_number() {
+    let host = Host::new();
+    host.busybox();
+    // In a pid namespace of its own, whose session is of outside: as in a container, or under a plain init.
+    let script = r#"
+        monitors() { for p in /proc/[0-9]*; do grep -qs tare-monitor $p/comm && echo ${p#/proc/}; done; true; }
+        "$0" run -d --network none --name box busybox sleep 60 && kill -9 $(monitors) && "$0" ps -q
+        echo $(monitors | wc -l) monitor
+        "$0" rm -f box"#;
+    let wrapper = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script];
+    let out = host.wrapped(&wrapper, [] as [&str; 0]).run().ok();
+    assert!(out.contains("1 monitor"), "{out}");
+}
+
+#[test]
 fn an_idle_monitor_is_small_and_sleeps() {
     let host = Host::new();
     host.detached(&[], "sleep 60");

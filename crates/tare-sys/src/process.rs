@@ -127,6 +127,13 @@ pub fn fork() -> Result<Option<Pid>> {
     Ok(Pid::from_raw(check(result).doing(|| "clone(SIGCHLD)")? as i32))
 }
 
+/// Whether this process leads its session. The leader may be outside of our pid namespace, and its number is 0 then
+/// (pid_namespaces(7)), which rustix has no pid for.
+pub fn leads_session() -> bool {
+    // SAFETY: neither has a pointer, and getsid(2) of oneself cannot fail.
+    unsafe { libc::getsid(0) == libc::getpid() }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {

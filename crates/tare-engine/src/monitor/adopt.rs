@@ -108,7 +108,7 @@ pub fn main(words: &[OsString]) -> Result<()> {
     monitor.take_over(terminal, control, names)?;
     // A monitor that was executed again leads its session already. Another one has all open by now: from here on the
     // container may end, and who started us may go on.
-    if rustix::process::getsid(None).ok() != Some(rustix::process::getpid()) {
+    if !process::leads_session() {
         if process::fork()?.is_some() {
             process::exit_now(0);
         }
