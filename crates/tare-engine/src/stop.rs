@@ -41,17 +41,7 @@ impl Engine {
     pub fn stop(&self, container: &str, signal: Option<i32>, timeout: Option<u32>) -> Result<()> {
         let folders = self.find(container)?;
         let record = folders.record()?;
-        if !folders.has_somebody() {
-            // No monitor could take it over: without one it is stopped all the same.
-            if let Some(pidfd) = folders.status()?.and_then(|status| status.process()) {
-                process::signal(pidfd.as_fd(), signal.unwrap_or(record.stop_signal))?;
-                let seconds = timeout.or(record.request.config.stop_timeout).unwrap_or(10);
-                if !ends_within(pidfd.as_fd(), Duration::from_secs(seconds.into()))? {
-                    process::signal(pidfd.as_fd(), 9)?;
-                    ends_within(pidfd.as_fd(), PATIENCE)?;
-                }
-                sweep::sweep(&self.roots)?;
-            }
+        if !is_up(&folders)? {
             return Ok(());
         }
         match self.order(&folders, &Order::Stop(signal, timeout.map(milliseconds))) {
@@ -66,7 +56,7 @@ impl Engine {
     /// Stops it and starts it again; one that does not run is started.
     pub fn restart(&self, container: &str, signal: Option<i32>, timeout: Option<u32>) -> Result<()> {
         let folders = self.find(container)?;
-        if folders.has_somebody() {
+        if is_up(&folders)? {
             match self.order(&folders, &Order::Restart(signal, timeout.map(milliseconds))) {
                 // It has just ended by itself.
                 Err(err) if err.kind() == Kind::Conflict => {}
@@ -184,6 +174,13 @@ impl Engine {
         }
         sweep::sweep(&self.roots)
     }
+}
+
+/// Whether it runs, is about to, or somebody is in charge of it. Of one whose monitor is just being killed the status
+/// alone says so.
+fn is_up(folders: &Folders) -> Result<bool> {
+    let status = folders.status()?.unwrap_or_else(Status::created);
+    Ok(status.runs() || status.restarts() || folders.has_somebody())
 }
 
 fn milliseconds(seconds: u32) -> u64 {
