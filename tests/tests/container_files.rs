@@ -102,7 +102,12 @@ fn a_commit_takes_over_how_the_container_was_run_and_what_is_asked_for() {
 #[test]
 fn a_container_that_runs_is_committed_and_exported_and_goes_on() {
     let host = Host::new();
-    let id = host.detached(&[], "n=0; while :; do n=$((n+1)); echo $n >/count; usleep 10000; done");
+    // Replaced as a whole: whenever it is paused, the file is one of the numbers.
+    let id = host
+        .detached(&[], "n=0; while :; do n=$((n+1)); echo $n >/next; mv /next /count; usleep 10000; done");
+    tare_tests::eventually("it counts", || {
+        host.tare(["exec", &id, "test", "-e", "/count"]).run().code() == 0
+    });
     host.tare(["commit", &id, "caught"]).run().ok();
     let caught = host.tare(["run", "--rm", "caught", "cat", "/count"]).run().ok();
     assert!(caught.parse::<u64>().is_ok_and(|n| n > 0), "{caught:?}");
