@@ -139,6 +139,23 @@ fn an_attached_terminal_goes_on_with_the_monitor_that_took_over() {
 }
 
 #[test]
+fn an_order_that_takes_long_goes_to_the_monitor_that_took_over() {
+    let host = Host::new();
+    // It ends when it was asked twice, and a monitor asks once.
+    let script = "trap 'n=$((n + 1)); echo asked $n; [ $n -lt 2 ] || exit 7' TERM; echo on; while :; do sleep 0.05; done";
+    let id = host.detached(&["--name", "box"], script);
+    eventually("it is on", || host.tare(["logs", "box"]).run().stdout() == "on");
+    let stopping = host.tare(["stop", "-t", "60", "box"]).start();
+    eventually("it was asked", || host.tare(["logs", "box"]).run().stdout().ends_with("asked 1"));
+    // Longer than a command tries to reach a monitor that cannot be reached.
+    std::thread::sleep(Duration::from_secs(11));
+    called(&host, "tare-monitor").iter().for_each(Process::kill);
+    stopping.wait().ok();
+    assert_eq!(host.status(&id), "exited");
+    assert_eq!(host.tare(["logs", "box"]).run().ok(), "on\nasked 1\nasked 2");
+}
+
+#[test]
 fn a_new_monitor_takes_over_where_the_session_has_no_number() {
     let host = Host::new();
     host.busybox();

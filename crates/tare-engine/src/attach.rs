@@ -242,12 +242,12 @@ impl Relay {
         let engine = Engine::new(self.with.roots.clone());
         let folders = engine.find(&self.with.id)?;
         let show = self.with.show;
-        let again = engine.connect(&folders).and_then(|channel| {
-            Order::Attach(show).send(&channel)?;
-            Ok(channel)
-        });
-        match again {
-            Ok(channel) => self.with.channel = channel,
+        match engine.connect(&folders) {
+            Ok(channel) => {
+                // One that is killed as well has a successor too: that is seen when nothing can be received.
+                let _ = Order::Attach(show).send(&channel);
+                self.with.channel = channel;
+            }
             Err(err) if err.kind() == Kind::Conflict => {
                 let status = folders.status()?.unwrap_or_else(Status::created);
                 self.ended = Some(Exit {
@@ -354,13 +354,9 @@ impl Engine {
         if status.process().is_none() {
             return Err(not_running(container));
         }
-        let channel = self.connect(&folders).map_err(|err| err.context(format!("attach to {container}")))?;
-        Order::Attach([attach.stdout, attach.stderr]).send(&channel)?;
-        let (message, mut files) =
-            Message::receive(&channel, &mut Message::buffer())?.ok_or_else(|| not_running(container))?;
-        if let Message::Failed(err) = message {
-            return Err(err);
-        }
+        let order = Order::Attach([attach.stdout, attach.stderr]);
+        let (channel, _, mut files) =
+            self.ask(&folders, &order).map_err(|err| err.context(format!("attach to {container}")))?;
         let terminal = if files.len() > 1 { files.pop() } else { None };
         let pidfd = files.pop().ok_or_else(|| Error::new(Kind::Corrupt, "attach: no pidfd"))?;
         let mut raw = None;

@@ -1,5 +1,6 @@
 //! Talking to the monitor of a container, from a command: by the socket in its run folder.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use tare_sys::channel::Channel;
@@ -37,35 +38,34 @@ impl Engine {
         }
     }
 
-    /// Gives an order and waits until it is carried out. A monitor that is killed over it has a successor, who is
-    /// asked again: all orders can be given twice.
+    /// Gives an order and waits until it is carried out.
     pub(crate) fn order(&self, folders: &Folders, order: &Order) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        self.ask(folders, order).map(drop)
+    }
+
+    /// Gives an order; answers the monitor's first word about it, the files with that, and the connection. A monitor that
+    /// is killed over it has a successor, who is asked again: all orders can be given twice.
+    pub(crate) fn ask(&self, folders: &Folders, order: &Order) -> Result<(Channel, Message, Vec<OwnedFd>)> {
+        let mut deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let channel = self.connect(folders)?;
+            let asked = Instant::now();
             // One that is dying still lets us in, and its successor may end with the container before it hears us.
             if order.send(&channel).is_ok()
-                && let Some(answer) = answer(&channel)
+                && let Ok(Some((message, files))) = Message::receive(&channel, &mut Message::buffer())
             {
-                return answer;
+                return match message {
+                    Message::Failed(err) => Err(err),
+                    message => Ok((channel, message, files)),
+                };
             }
+            // A stop may be with a monitor for minutes until that is killed.
+            deadline += asked.elapsed();
             std::thread::sleep(Duration::from_millis(1));
         }
         Err(Error::new(
             Kind::Kernel,
             format!("talk to the monitor of {}: it is killed each time", folders.id),
         ))
-    }
-}
-
-/// What a monitor says to an order; `None`: it is gone.
-fn answer(channel: &Channel) -> Option<Result<()>> {
-    loop {
-        match Message::receive(channel, &mut Message::buffer()) {
-            Ok(Some((Message::Done, _))) => return Some(Ok(())),
-            Ok(Some((Message::Failed(err), _))) => return Some(Err(err)),
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => return None,
-        }
     }
 }

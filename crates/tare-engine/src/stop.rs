@@ -85,7 +85,8 @@ impl Engine {
             if folders.has_somebody() {
                 match self.connect(&folders) {
                     Ok(channel) => {
-                        Order::Wait.send(&channel)?;
+                        // One that is dying lets us in, and then says nothing.
+                        let _ = Order::Wait.send(&channel);
                         while let Some((message, _)) = Message::receive(&channel, &mut Message::buffer())? {
                             if let Message::Ended(exit) = message {
                                 return Ok(exit);
