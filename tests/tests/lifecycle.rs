@@ -7,6 +7,56 @@ use tare_tests::host::is_id;
 use tare_tests::{Host, eventually};
 
 #[test]
+fn a_paused_container_can_be_stopped_killed_and_removed() {
+    let host = Host::new();
+    let script = "trap 'exit 7' TERM; echo on; sleep 60 & wait";
+    for (words, code) in [(&["stop"][..], 7), (&["kill", "-s", "TERM"], 7), (&["kill"], 137)] {
+        host.detached(&["--name", "box"], script);
+        eventually("it is on", || host.tare(["logs", "box"]).run().stdout() == "on");
+        host.tare(["pause", "box"]).run().ok();
+        host.tare(words.iter().copied()).arg("box").run().ok();
+        eventually("it has ended", || host.status("box") == "exited");
+        assert_eq!(host.inspect("box")["State"]["ExitCode"], code, "{words:?}");
+        host.tare(["rm", "box"]).run().ok();
+    }
+    host.detached(&["--name", "box"], script);
+    host.tare(["pause", "box"]).run().ok();
+    host.tare(["rm", "-f", "box"]).run().ok();
+}
+
+/// Freezes the container behind the engine's back, as another tool may, or as `pause` does before it is written down.
+fn freeze(host: &Host, name: &str, frozen: bool) {
+    let cgroups =
+        std::fs::read_to_string(format!("/proc/{}/cgroup", host.pid(name))).expect("cgroups of a process");
+    let path = |line: &str| line.rsplit_once(':').map_or(String::new(), |(_, path)| path.to_owned());
+    let (file, words) = match cgroups.lines().find(|line| line.contains(":freezer:")) {
+        Some(line) => (format!("/sys/fs/cgroup/freezer{}/freezer.state", path(line)), ["THAWED", "FROZEN"]),
+        None => {
+            let line = cgroups.lines().find(|line| line.starts_with("0::")).expect("a cgroup of v2");
+            (format!("/sys/fs/cgroup{}/cgroup.freeze", path(line)), ["0", "1"])
+        }
+    };
+    std::fs::write(&file, words[usize::from(frozen)]).unwrap_or_else(|err| panic!("writing {file}: {err}"));
+}
+
+#[test]
+fn exec_in_one_that_is_just_being_paused_is_refused_and_leaves_nothing() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    // On cgroup v1 it gets a freezer by the first pause.
+    host.tare(["pause", "box"]).run().ok();
+    host.tare(["unpause", "box"]).run().ok();
+    freeze(&host, "box", true);
+    for flags in [&["-t"][..], &["-d"], &[]] {
+        let call = host.tare(["exec"]).args(flags).args(["box", "touch", "/done"]).run();
+        call.fails(1).complains_of(&["container box is paused, unpause the container before exec"]);
+    }
+    freeze(&host, "box", false);
+    let seen = host.tare(["exec", "box", "sh", "-c", "ls /done; echo /proc/[0-9]*"]).run().ok();
+    assert_eq!(seen.split_whitespace().count(), 3, "init, the reaper, the shell and nothing else: {seen}");
+}
+
+#[test]
 fn ps_has_dockers_columns() {
     let host = Host::new();
     let id = host.detached(&["--name", "web"], "sleep 60");

@@ -3,6 +3,7 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::cgroup::Cgroup;
@@ -69,6 +70,22 @@ impl Cgroup {
             Err(Errno::NOENT | Errno::NODEV) if v1 && !self.paths().is_empty() => Ok(false),
             Err(errno) => Err(Error::syscall(format!("read({:?})", self.on.shown(&path)), errno)),
         }
+    }
+
+    /// Whether the cgroup is frozen; then this process of it may die nevertheless: on v1, where the frozen do not, it is
+    /// taken out of the freezer's tree. For a process of ours that was caught on its way into a container.
+    ///
+    /// Errors: as of [`is_frozen`](Cgroup::is_frozen); of the move. Source: admin-guide/cgroup-v1/freezer-subsystem.rst.
+    pub fn let_out(&self, pid: Pid) -> Result<bool> {
+        if !self.is_frozen()? {
+            return Ok(false);
+        }
+        if self.on.version() == Version::V1 {
+            let path = format!("{}/cgroup.procs", self.on.dir("freezer", ""));
+            control::write(self.on.root(), &path, &pid.as_raw_nonzero().to_string())
+                .doing(|| format!("write({:?}, \"{pid}\")", self.on.shown(&path)))?;
+        }
+        Ok(true)
     }
 
     fn freeze_v1(&self, relative: &str) -> Result<bool> {

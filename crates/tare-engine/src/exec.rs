@@ -66,10 +66,7 @@ impl Engine {
             return Err(not_running(container));
         };
         if status.state == State::Paused {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("the container {container} is paused, unpause the container before exec"),
-            ));
+            return Err(paused(&record));
         }
         let plan = self.decided(&record, &folders, &status)?;
         tare_runtime::exe::protect(&plan.spec)?;
@@ -136,8 +133,18 @@ fn start(
         filter: filter.as_ref(),
         preserve_fds: 0,
         stdio,
+        stuck: &|pid| match cgroup.let_out(pid)? {
+            true => Err(paused(record)),
+            false => Ok(()),
+        },
         reaps: true,
     })
+}
+
+fn paused(record: &Record) -> Error {
+    let name = &record.name;
+    Error::new(Kind::Conflict, format!("container {name} is paused, unpause the container before exec"))
+        .hint(format!("`tare unpause {name}`"))
 }
 
 /// The container's process, but for what the request says otherwise.

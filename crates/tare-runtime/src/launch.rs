@@ -166,7 +166,7 @@ fn attend(
     mut child: Child,
 ) -> std::result::Result<Running, (Error, Child)> {
     if namespaces.joins_user() {
-        child = take_grandchild(channel, child)?;
+        child = take_grandchild(channel, child, &|_| Ok(()))?;
     }
     let mut warnings = Vec::new();
     let mut terminal = None;
@@ -203,7 +203,7 @@ fn attend(
         if launch.bundle.is_some_and(|bundle| bundle.hold.is_some()) {
             return Ok(());
         }
-        follow(channel, child.pidfd.as_fd(), &|| agent_state(launch, &child))
+        follow(channel, child.pidfd.as_fd(), &|| agent_state(launch, &child), &go_on)
     })();
     match steps {
         Ok(()) => {
@@ -243,10 +243,15 @@ pub struct Agent<'a> {
 }
 
 /// Follows a child from "created" to the moment when its program runs.
-fn follow<'a>(channel: &Channel, pidfd: BorrowedFd<'_>, agent: &dyn Fn() -> Option<Agent<'a>>) -> Result<()> {
+fn follow<'a>(
+    channel: &Channel,
+    pidfd: BorrowedFd<'_>,
+    agent: &dyn Fn() -> Option<Agent<'a>>,
+    stuck: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let mut ready = false;
     loop {
-        match message::receive(channel)? {
+        match message::receive_unless(channel, stuck)? {
             Some((FromChild::Ready, _)) => ready = true,
             Some((FromChild::Listener(number), _)) => {
                 let agent = agent().ok_or_else(|| {
@@ -264,11 +269,16 @@ fn follow<'a>(channel: &Channel, pidfd: BorrowedFd<'_>, agent: &dyn Fn() -> Opti
     }
 }
 
+/// A launch has nobody beside it who could freeze it.
+fn go_on() -> Result<()> {
+    Ok(())
+}
+
 /// Lets a held container go on to its program; `channel` is connected to the socket that it waits on. When
 /// this comes back, the program runs.
 pub fn start(channel: &Channel, pidfd: BorrowedFd<'_>, agent: Agent<'_>) -> Result<()> {
     message::send(channel, &ToChild::Start, &[])?;
-    follow(channel, pidfd, &|| Some(Agent { ..agent }))
+    follow(channel, pidfd, &|| Some(Agent { ..agent }), &go_on)
 }
 
 fn run_hooks_outside(launch: &Launch<'_>, child: &Child) -> Result<()> {
@@ -327,8 +337,12 @@ fn died_early(pidfd: BorrowedFd<'_>) -> Error {
 }
 
 /// A child that had to enter a user namespace first has made the real one, as our child (CLONE_PARENT).
-fn take_grandchild(channel: &Channel, helper: Child) -> std::result::Result<Child, (Error, Child)> {
-    match message::receive(channel) {
+fn take_grandchild(
+    channel: &Channel,
+    helper: Child,
+    stuck: &dyn Fn(rustix::process::Pid) -> Result<()>,
+) -> std::result::Result<Child, (Error, Child)> {
+    match message::receive_unless(channel, &|| stuck(helper.pid)) {
         Ok(Some((FromChild::Cloned(_), mut files))) => match files.pop().map(|pidfd| {
             // Its number as the child saw it may be of another pid namespace; the pidfd knows ours.
             (outside::pid_of(&pidfd), pidfd)

@@ -6,6 +6,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -103,6 +104,12 @@ impl Channel {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&now)).is_ok_and(|count| count > 0)
+    }
+
+    /// From now on [`receive`](Channel::receive) waits so long at most, and then fails with `EAGAIN`.
+    pub fn set_patience(&self, time: Duration) -> Result<()> {
+        rustix::net::sockopt::set_socket_timeout(&self.0, rustix::net::sockopt::Timeout::Recv, Some(time))
+            .doing(|| "setsockopt(SO_RCVTIMEO)")
     }
 
     /// The next message: its bytes in `buffer`, how many, and its files. `None`: the other end is closed.

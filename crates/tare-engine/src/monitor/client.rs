@@ -222,10 +222,15 @@ impl Monitor {
                 if self.alive.is_none() {
                     return Err(not_running());
                 }
-                if signal == 9 || signal == self.record.stop_signal {
+                let ends = signal == 9 || signal == self.record.stop_signal;
+                if ends {
                     self.intend_stop();
                 }
                 self.signal(signal);
+                if ends && signal != 9 && self.status.state == State::Paused {
+                    // Frozen it could not obey.
+                    self.freeze(false)?;
+                }
                 Ok(true)
             }
             Order::Stop(signal, timeout) => self.ask_to_end(at, Asked::Stop, signal, timeout),

@@ -26,8 +26,7 @@ impl Container {
             Status::Running | Status::Created => {}
             Status::Paused if options.ignore_paused => {}
             Status::Paused => {
-                return Err(Error::new(Kind::Conflict, "cannot exec in a paused container")
-                    .hint("resume it first, or use --ignore-paused"));
+                return Err(paused());
             }
             _ => return Err(not_running().context("cannot exec in a stopped container")),
         }
@@ -52,6 +51,10 @@ impl Container {
                 filter: filter.as_ref(),
                 preserve_fds: options.preserve_fds,
                 stdio: None,
+                stuck: &|pid| match options.ignore_paused || !cgroup.let_out(pid)? {
+                    true => Ok(()),
+                    false => Err(paused()),
+                },
                 reaps: false,
             })
             .map(|joined| joined.running)
@@ -99,6 +102,11 @@ impl Container {
         location.path = format!("{}/{}", location.path.trim_end_matches('/'), path.trim_matches('/'));
         Ok(Cgroup::at(&Hierarchies::discover()?, &location))
     }
+}
+
+fn paused() -> Error {
+    Error::new(Kind::Conflict, "cannot exec in a paused container")
+        .hint("resume it first, or use --ignore-paused")
 }
 
 /// Where the container's first process is now, on v2.

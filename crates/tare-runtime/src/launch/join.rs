@@ -13,10 +13,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use tare_cgroup::Entrance;
 use tare_sys::channel::Channel;
 use tare_sys::path::Root;
@@ -57,10 +59,16 @@ pub struct Join<'a> {
     pub preserve_fds: u32,
     /// stdin, stdout and stderr; not used with a terminal. `None`: the caller's own.
     pub stdio: Option<[BorrowedFd<'a>; 3]>,
+    /// Asked each time that the process has not come further for [`PATIENCE`], with its number: an error gives it up. What
+    /// can hold it up is a freezer.
+    pub stuck: &'a dyn Fn(Pid) -> Result<()>,
     /// Leave a reaper beside it, for what it leaves behind itself: a PID 1 need not care for children that it did
     /// not have.
     pub reaps: bool,
 }
+
+/// After this time it is looked whether something holds the process up.
+pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A process that was started in a container.
 #[derive(Debug)]
@@ -78,6 +86,7 @@ pub fn join(join: &Join<'_>) -> Result<Joined> {
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "pipe2(O_CLOEXEC)")?;
     let all = crate::namespaces::listed(join.spec);
     let (ours, theirs) = Channel::pair()?;
+    ours.set_patience(PATIENCE)?;
     let cgroup = match join.entrance {
         Entrance::V2(dir) => Some(dir.as_fd()),
         _ => None,
@@ -134,10 +143,11 @@ fn attend(
     mut child: Child,
 ) -> std::result::Result<Running, (Error, Child)> {
     if clones_again {
-        child = take_grandchild(channel, child)?;
+        child = take_grandchild(channel, child, join.stuck)?;
     }
     let mut warnings = Vec::new();
     let mut terminal = None;
+    let stuck = || (join.stuck)(child.pid);
     let steps = (|| {
         let first = |err| prefer_childs(channel, err);
         join.entrance.admit(child.pid).map_err(first)?;
@@ -145,7 +155,7 @@ fn attend(
             .map_err(first)?;
         message::send(channel, &ToChild::Mapped, &[]).map_err(first)?;
         loop {
-            match message::receive(channel)? {
+            match message::receive_unless(channel, &stuck)? {
                 Some((FromChild::Terminal, mut files)) => terminal = files.pop(),
                 Some((FromChild::Created(more), _)) => {
                     warnings.extend(more);
@@ -161,7 +171,7 @@ fn attend(
             let (spec, id, bundle) = (join.spec, join.id, join.bundle);
             Some(Agent { spec, id, bundle, status: "running", first: join.first, pid })
         };
-        follow(channel, child.pidfd.as_fd(), &agent)
+        follow(channel, child.pidfd.as_fd(), &agent, &stuck)
     })();
     match steps {
         Ok(()) => Ok(Running { child, terminal, warnings, held: Vec::new() }),

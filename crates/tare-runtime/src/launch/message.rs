@@ -2,6 +2,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tare_sys::channel::Channel;
@@ -50,6 +51,19 @@ pub fn send<M: Serialize>(channel: &Channel, message: &M, files: &[BorrowedFd<'_
     let bytes = serde_json::to_vec(message)
         .map_err(|err| Error::new(Kind::Corrupt, format!("launch message: {err}")))?;
     channel.send(&bytes, files)
+}
+
+/// Receives one, over a channel with a patience: when that is over, `stuck` says whether to go on waiting.
+pub fn receive_unless<M: DeserializeOwned>(
+    channel: &Channel,
+    stuck: &dyn Fn() -> Result<()>,
+) -> Result<Option<(M, Vec<OwnedFd>)>> {
+    loop {
+        match receive(channel) {
+            Err(err) if err.errno() == Some(Errno::AGAIN) => stuck()?,
+            result => return result,
+        }
+    }
 }
 
 /// Receives one; `None` when the other side is gone.
