@@ -1,7 +1,9 @@
 //! The system's journal, by its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): a datagram an entry.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 use super::Stream;
 
@@ -11,10 +13,15 @@ pub const SOCKET: &str = "/run/systemd/journal/socket";
 /// Priorities of syslog(3): `err` and `info`, as Docker has them.
 const PRIORITIES: [&str; 2] = ["6", "3"];
 
+/// How long one that has much to do may take to make room for an entry. Containers wait meanwhile, as under Docker.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A line to the journal.
 #[derive(Debug)]
 pub struct Journal {
     socket: Option<UnixDatagram>,
+    /// It made no room for the last entry: until it does, nobody waits for it.
+    hangs: Cell<bool>,
     /// The fields that every entry has.
     fields: Vec<u8>,
 }
@@ -22,7 +29,8 @@ pub struct Journal {
 impl Journal {
     /// With these fields, and `attributes` under upper case names.
     pub fn new(names: &[(&str, &str)], attributes: &BTreeMap<String, String>) -> Journal {
-        let socket = UnixDatagram::unbound().and_then(|socket| socket.connect(SOCKET).map(|()| socket)).ok();
+        let bounded = |socket: UnixDatagram| socket.set_write_timeout(Some(PATIENCE)).map(|()| socket);
+        let socket = UnixDatagram::unbound().and_then(bounded).ok();
         let mut fields = Vec::new();
         for (name, value) in names {
             push(&mut fields, name, value.as_bytes());
@@ -38,7 +46,7 @@ impl Journal {
                 push(&mut fields, name, value.as_bytes());
             }
         }
-        Journal { socket, fields }
+        Journal { socket, hangs: Cell::new(false), fields }
     }
 
     /// Sends one piece of a line. What the journal does not take is in our own file all the same.
@@ -54,7 +62,12 @@ impl Journal {
                 push(&mut entry, "MESSAGE", bytes);
             }
         }
-        let _ = socket.send(&entry);
+        // By its name each time: the socket may be another since the journal was started again.
+        let sent = socket.send_to(&entry, SOCKET);
+        let hangs = sent.is_err_and(|err| err.kind() == std::io::ErrorKind::WouldBlock);
+        if self.hangs.replace(hangs) != hangs {
+            let _ = socket.set_nonblocking(hangs);
+        }
     }
 }
 
