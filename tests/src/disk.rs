@@ -1,4 +1,4 @@
-//! A small disk of one's own: ext4 on a loop device. Its power can be cut, and it can be full.
+//! A small disk of one's own: ext4, or xfs, on a loop device. Its power can be cut, it can be full, and it can have quotas.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -15,6 +15,23 @@ disk = os.open(sys.argv[1], os.O_RDONLY)
 print('ready', flush=True)
 sys.stdin.readline()
 fcntl.ioctl(disk, 0x8004587D, struct.pack('I', 2))
+";
+
+/// Prints the number, the limit in bytes and the bytes in use of each project that a disk knows (Q_GETNEXTQUOTA of PRJQUOTA,
+/// linux/quota.h, by quotactl_fd(2)).
+const QUOTAS: &str = "
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+disk, project = os.open(sys.argv[1], os.O_RDONLY), 1
+while True:
+    quota = ctypes.create_string_buffer(72)
+    if libc.syscall(443, disk, 0x80000902, project, quota) != 0:
+        break
+    hard, _, space, project = struct.unpack_from('=3Q44xI', quota.raw)
+    print(project, hard * 1024, space)
+    project += 1
+if ctypes.get_errno() not in (2, 3):
+    sys.exit('Q_GETNEXTQUOTA: ' + os.strerror(ctypes.get_errno()))
 ";
 
 /// Says to a test that it is alone with its mounts.
@@ -40,6 +57,7 @@ pub fn apart(test: &str) -> bool {
 pub struct Disk {
     file: PathBuf,
     at: PathBuf,
+    options: &'static str,
 }
 
 impl Disk {
@@ -52,9 +70,44 @@ impl Disk {
         let inodes = inodes.to_string();
         // No blocks kept for root, who would never see the disk full.
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-N", &inodes]).arg(&file));
-        let disk = Disk { file, at };
+        let disk = Disk { file, at, options: "loop" };
         disk.mount();
         disk
+    }
+
+    /// The same with quotas for projects, of the file system `kind`, ext4 or xfs; of xfs 300 megabytes are the least. `None`
+    /// where the kernel has no quotas for it (CONFIG_QFMT_V2, CONFIG_XFS_QUOTA): the guests' has.
+    #[track_caller]
+    pub fn with_quotas(folder: &Path, kind: &str, megabytes: u64) -> Option<Disk> {
+        let (file, at) = (folder.join(format!("quotas.{kind}")), folder.join(format!("quotas-{kind}")));
+        fs::create_dir_all(&at).expect("a folder");
+        fs::File::create(&file).and_then(|file| file.set_len(megabytes << 20)).expect("a file");
+        match kind {
+            "ext4" => run(Command::new("mkfs.ext4")
+                .args(["-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"])
+                .arg(&file)),
+            _ => run(Command::new("mkfs.xfs").arg("-q").arg(&file)),
+        }
+        let disk = Disk { file, at, options: "loop,prjquota" };
+        let out = disk.mounting().output().expect("mount");
+        if !out.status.success() {
+            eprintln!("not tried: no quotas on {kind} here: {}", String::from_utf8_lossy(&out.stderr).trim());
+            return None;
+        }
+        Some(disk)
+    }
+
+    /// The projects that its quotas know: number, limit in bytes (0: none), bytes in use. One that has neither is none.
+    #[track_caller]
+    pub fn projects(&self) -> Vec<(u32, u64, u64)> {
+        let out = Command::new("python3").args(["-c", QUOTAS]).arg(&self.at).output().expect("python3");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8(out.stdout).expect("numbers");
+        let rows = text.lines().map(|line| {
+            let numbers: Vec<u64> = line.split(' ').map(|word| word.parse().expect("a number")).collect();
+            (u32::try_from(numbers[0]).expect("project numbers are small"), numbers[1], numbers[2])
+        });
+        rows.filter(|(_, limit, used)| *limit != 0 || *used != 0).collect()
     }
 
     /// Where it is mounted.
@@ -142,7 +195,13 @@ impl Disk {
 
     #[track_caller]
     fn mount(&self) {
-        run(Command::new("mount").args(["-o", "loop"]).arg(&self.file).arg(&self.at));
+        run(&mut self.mounting());
+    }
+
+    fn mounting(&self) -> Command {
+        let mut command = Command::new("mount");
+        command.args(["-o", self.options]).arg(&self.file).arg(&self.at);
+        command
     }
 
     #[track_caller]

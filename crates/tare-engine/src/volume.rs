@@ -209,12 +209,13 @@ impl Folder {
     }
 
     fn make_at(&self, new: &Path, mut record: VolumeRecord, durable: bool) -> Result<bool> {
+        // Before there is a limit, which is inherited by all that is made after it: who uses a full volume is noted too.
+        make_folder(&new.join("users"), 0o700)?;
         if let Some(size) = record.options.get("size").filter(|_| !record.options.contains_key("type")) {
             let size = device::size(size)?;
             record.project = tare_sys::quota::limit(new, size).map_err(explain_quota)?;
         }
         make_folder(&new.join("_data"), 0o755)?;
-        make_folder(&new.join("users"), 0o700)?;
         record.created_at = Moment::now().to_string();
         write_json(new, "volume.json", &record)?;
         if durable {

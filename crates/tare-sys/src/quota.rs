@@ -48,7 +48,7 @@ const SET_QUOTA: u32 = (0x0080_0008 << 8) | 2;
 /// `QIF_BLIMITS`.
 const LIMITS: u32 = 1;
 
-/// Limits the empty folder `path` to `bytes`, with a project number that nobody uses; answers the number.
+/// Limits what will be made in the folder `path` to `bytes`, with a project number that nobody uses; answers the number.
 ///
 /// Errors: [`Kind::Unsupported`] where the file system has no project quotas, or they are not switched on.
 pub fn limit(path: &Path, bytes: u64) -> Result<u32> {

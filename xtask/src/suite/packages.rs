@@ -17,7 +17,7 @@ struct Package {
     reason: &'static str,
 }
 
-const PACKAGES: [Package; 39] = [
+const PACKAGES: [Package; 40] = [
     Package { name: "busybox-static", program: "busybox", reason: "the small root filesystem of most tests" },
     Package { name: "mmdebstrap", program: "mmdebstrap", reason: "a real Debian root filesystem" },
     Package { name: "util-linux", program: "setsid", reason: "terminals, loop devices, mount namespaces" },
@@ -69,6 +69,7 @@ const PACKAGES: [Package; 39] = [
     Package { name: "lz4", program: "lz4", reason: "unpacking their kernel" },
     Package { name: "xz-utils", program: "xz", reason: "unpacking their kernel and its modules" },
     Package { name: "e2fsprogs", program: "mkfs.ext4", reason: "their disk, and disks of tests" },
+    Package { name: "xfsprogs", program: "mkfs.xfs", reason: "disks of tests that have quotas" },
     Package { name: "systemd", program: "systemd-run", reason: "guests that systemd has booted" },
     Package { name: "libpam-systemd", program: "loginctl", reason: "login sessions in them" },
     Package { name: "dbus", program: "dbus-daemon", reason: "systemd's bus" },

@@ -76,6 +76,7 @@ pub const TABLE: [Row; 5] = [
         package: "tare-tests",
         programs: &[
             "cgroup",
+            "quotas",
             "userns",
             "rootfs",
             "namespaces",
