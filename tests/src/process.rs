@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -62,6 +63,34 @@ pub fn signal(id: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(id) {
         let _ = kill_process(pid, signal);
     }
+}
+
+/// Asks for the end of a process that somebody else has reaped (`PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, linux/pidfd.h).
+const ASK_FOR_AN_END: &str = "
+import fcntl, os, struct
+pid = os.fork()
+if pid == 0:
+    os._exit(7)
+fd = os.pidfd_open(pid)
+os.waitpid(pid, 0)
+info = bytearray(struct.pack('=Q56x', 8))
+fcntl.ioctl(fd, 0xC040FF0B, info)
+mask, status = struct.unpack('=Q52xi', info)
+raise SystemExit(mask & 8 == 0 or os.waitstatus_to_exitcode(status) != 7)
+";
+
+/// Does this kernel tell how a process has ended that somebody else has reaped? Linux does since 6.15. Before, a monitor that
+/// took over knows the exit code only if it was faster than the machine's init.
+pub fn ends_are_told() -> bool {
+    static TOLD: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *TOLD.get_or_init(|| {
+        let out = Command::new("python3").args(["-c", ASK_FOR_AN_END]).output().expect("python3");
+        let told = out.status.success();
+        if !told {
+            eprintln!("exit codes may be unknown: this kernel does not tell how processes of others ended");
+        }
+        told
+    })
 }
 
 /// Waits until `condition` holds, at most ten seconds (more on a slow machine); fails with `what` otherwise.

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 use tare_tests::fault::{Step, before, some, steps, traced};
+use tare_tests::process::ends_are_told;
 use tare_tests::{Host, Tare, eventually};
 
 /// Steps of each kind of work that are tried where nobody asks for more.
@@ -221,7 +222,9 @@ fn killed_at_any_step_of_a_takeover_another_takes_over() {
             host.tare(["exec", "box", "true"]).run().ok();
             says_all(host);
             host.tare(["stop", "box"]).run().ok();
-            assert_eq!(host.inspect("box")["State"]["ExitCode"], 7, "{step:?}");
+            let state = &host.inspect("box")["State"];
+            let unknown = !ends_are_told() && state["ExitCode"] == 255 && state["Error"] != "";
+            assert!(state["ExitCode"] == 7 || unknown, "{step:?}: {state}");
         },
     );
 }

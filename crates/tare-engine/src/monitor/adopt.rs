@@ -28,8 +28,9 @@ use crate::stdio;
 pub const NAME: &str = "tare-monitor";
 /// Our own program, whatever has become of its file.
 pub(crate) const SELF: &std::ffi::CStr = c"/proc/self/exe";
-/// How long output waits for those who were attached to the monitor before.
-const GRACE: Duration = Duration::from_millis(100);
+/// How long output waits for those who were attached to the monitor before: enough on a busy machine too, since what is
+/// read without them they never see.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long the one who reaps a container that is not our child may take.
 const REAPING: Duration = Duration::from_secs(2);
 

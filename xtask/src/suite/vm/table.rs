@@ -77,6 +77,9 @@ pub const TABLE: [Row; 5] = [
         programs: &[
             "cgroup",
             "quotas",
+            "recovery",
+            "monitor_steps",
+            "life_kills",
             "userns",
             "rootfs",
             "namespaces",
