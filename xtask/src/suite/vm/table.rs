@@ -76,6 +76,8 @@ pub const TABLE: [Row; 5] = [
         package: "tare-tests",
         programs: &[
             "cgroup",
+            "cgroup_v2",
+            "update",
             "quotas",
             "recovery",
             "monitor_steps",
@@ -105,6 +107,7 @@ pub const TABLE: [Row; 5] = [
             ("nginx_serves", "the guest's root is an overlay, which cannot be idmapped"),
             ("a_slow_rate_holds_within_a_tenth", "measures"),
             ("a_rate_holds_within_a_tenth", "measures; what only a guest's kernel has is netem, for a delay"),
+            ("a_limit_of_cpu_time_holds_at_once", "measures"),
             ("a_start_takes_at_most_800_system_calls", "counts system calls, which differ by cgroup version"),
         ],
     },
