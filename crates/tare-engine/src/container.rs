@@ -50,6 +50,9 @@ pub struct Roots {
     pub run: PathBuf,
 }
 
+/// What became of a container, in its folder.
+const STATUS: &str = "status.json";
+
 /// `container.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -304,12 +307,17 @@ impl Folders {
 
     /// Reads `status.json`; `None` before the first start.
     pub fn status(&self) -> Result<Option<Status>> {
-        read_json(&self.state.join("status.json"))
+        read_json(&self.state.join(STATUS))
+    }
+
+    /// Whether there is a `status.json`, whatever it says.
+    pub fn has_status(&self) -> bool {
+        self.state.join(STATUS).exists()
     }
 
     /// Writes `status.json`.
     pub fn write_status(&self, status: &Status) -> Result<()> {
-        write_json(&self.state, "status.json", status)
+        write_json(&self.state, STATUS, status)
     }
 
     /// The socket of its monitor.

@@ -25,6 +25,8 @@ impl Engine {
             };
             // Nobody in charge: then a sweep finds out why, and sees to a new monitor where one is needed.
             if !matches!(folders.lock(), Ok(None)) {
+                // By name, because one that has lost its run folder looks like one at rest to a sweep.
+                sweep::tend(&self.roots, &folders.id, false);
                 sweep::sweep(&self.roots)?;
                 let status = folders.status()?.unwrap_or_else(Status::created);
                 if !status.runs() && !status.restarts() {

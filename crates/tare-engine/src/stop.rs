@@ -158,8 +158,8 @@ impl Engine {
                 Ok(None) if enough() => return Ok(()),
                 Ok(None) => {}
                 Ok(Some(_)) => break,
-                // Removed by its monitor.
-                Err(err) if err.kind() == Kind::NotFound => break,
+                // Removed by its monitor, last of all.
+                Err(err) if err.kind() == Kind::NotFound => return Ok(()),
                 Err(err) => return Err(err),
             }
             if Instant::now() > deadline {
@@ -171,8 +171,9 @@ impl Engine {
                     "a process in an uninterruptible wait (a dead disk or network file system) holds it up",
                 ));
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_micros(250));
         }
+        // Its monitor was killed before it had cleaned up.
         sweep::sweep(&self.roots)
     }
 }

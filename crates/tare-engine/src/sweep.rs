@@ -14,6 +14,7 @@
 //! | an id range, an address, a published port held by one that does not run | given back |
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use tare_sys::{Kind, Result};
@@ -31,10 +32,19 @@ pub fn sweep(roots: &Roots) -> Result<()> {
         // What is to be undone may be in the machine's network, out of our reach.
         return Ok(());
     }
-    for (folder, in_trash) in [(roots.state.join("trash"), true), (roots.state.join("containers"), false)] {
-        for id in names(&folder) {
-            tend(roots, &id, in_trash);
+    for id in names(&roots.state.join("trash")) {
+        tend(roots, &id, true);
+    }
+    // Of thousands of containers few run, and only these have a run folder, unless a boot has taken them all.
+    let stamp = stamp(roots);
+    let booted = !stamp.exists();
+    for id in names(&roots.state.join("containers")) {
+        if booted || !rests(roots, &id) {
+            tend(roots, &id, false);
         }
+    }
+    if booted {
+        let _ = fs::write(&stamp, "");
     }
     sweep_names(roots);
     events::rotate(roots);
@@ -55,20 +65,32 @@ pub fn sweep(roots: &Roots) -> Result<()> {
     Ok(())
 }
 
-/// Sweeps, but at most once a second: for the start of a container, of which there may be hundreds.
-pub fn sometimes(roots: &Roots) {
-    let stamp = roots.run.join("swept");
-    let now = SystemTime::now();
-    let recent = fs::metadata(&stamp)
-        .and_then(|meta| meta.modified())
-        .is_ok_and(|then| now.duration_since(then).is_ok_and(|age| age < Duration::from_secs(1)));
-    if !recent {
-        let _ = fs::write(&stamp, "");
-        let _ = sweep(roots);
-    }
+/// Whether a container has neither been left half made nor half way to or from a run, told by two names alone.
+fn rests(roots: &Roots, id: &str) -> bool {
+    let folders = roots.folders(id);
+    !folders.run.exists() && folders.has_status()
 }
 
-fn tend(roots: &Roots, id: &str, in_trash: bool) {
+/// Tells when the last sweep was, and that there was one since the run folder was made.
+fn stamp(roots: &Roots) -> PathBuf {
+    roots.run.join("swept")
+}
+
+/// Sweeps, but at most once a second: for the start of a container, of which there may be hundreds.
+pub fn sometimes(roots: &Roots) {
+    let stamp = stamp(roots);
+    if let Ok(then) = fs::metadata(&stamp).and_then(|meta| meta.modified()) {
+        if SystemTime::now().duration_since(then).is_ok_and(|age| age < Duration::from_secs(1)) {
+            return;
+        }
+        // Before, so that the others who start one just now do not sweep as well.
+        let _ = fs::write(&stamp, "");
+    }
+    let _ = sweep(roots);
+}
+
+/// Finds out what became of one container, and sees to it.
+pub(crate) fn tend(roots: &Roots, id: &str, in_trash: bool) {
     let folders = roots.folders(id);
     let lock = match folders.lock() {
         Ok(Some(lock)) => lock,
