@@ -205,6 +205,31 @@ fn stop_asks_first_and_kills_after_the_time() {
 }
 
 #[test]
+fn a_stop_that_comes_before_the_program_listens_is_not_lost() {
+    let host = Host::new();
+    // As PID 1 without a handler it is spared the signal by the kernel, pid_namespaces(7).
+    let script = "until [ -e /go ]; do sleep 0.05; done; trap 'exit 5' TERM; while :; do sleep 0.05; done";
+    host.detached(&["--name", "young"], script);
+    let stop = host.tare(["stop", "-t", "60", "young"]).start();
+    let killed = ["events", "--since", "0", "--until", "0s", "--filter", "event=kill"];
+    eventually("the signal is sent", || !host.tare(killed).run().stdout().is_empty());
+    host.tare(["exec", "young", "touch", "/go"]).run().ok();
+    stop.wait().ok();
+    assert_eq!(host.inspect("young")["State"]["ExitCode"], 5);
+}
+
+#[test]
+fn a_container_whose_run_folder_was_removed_can_still_be_stopped() {
+    let host = Host::new();
+    let id = host.detached(&[], "exec sleep 300");
+    std::fs::remove_dir_all(host.run_root().join("containers").join(&id)).expect("its run folder is there");
+    host.tare(["ps", "-q", "--no-trunc"]).run().prints(&id);
+    host.tare(["stop", "-t", "0", &id]).run().ok();
+    eventually("it has ended", || host.status(&id) == "exited");
+    host.tare(["rm", &id]).run().ok();
+}
+
+#[test]
 fn stop_sends_the_containers_own_signal() {
     let host = Host::new();
     let traps = "trap 'exit 8' USR1; echo on; while :; do sleep 0.1; done";

@@ -49,7 +49,6 @@ use crate::events::Event;
 use crate::health::Word;
 use crate::log::{Stream, Writer};
 use crate::network::Joined;
-use crate::policy;
 use crate::range::Range;
 use crate::start::Prepared;
 use crate::stdio::{self, Stdin};
@@ -61,8 +60,8 @@ use output::{Glass, Unfinished};
 
 /// How long a container has to run until its monitor makes itself small.
 const SETTLE: Duration = Duration::from_secs(1);
-/// How long a container has to run until it can be talked to, and its terminal is held by another as well. The short ones
-/// are spared that; who comes early waits.
+/// How long a container has to run until its terminal is held by another as well, and, where its command stays, until it
+/// can be talked to. The short ones are spared that; who comes early waits.
 const LISTEN: Duration = Duration::from_millis(10);
 /// How long a line without an end waits in memory for the rest.
 const FLUSH: Duration = Duration::from_millis(200);
@@ -130,7 +129,9 @@ fn run(job: Job, channel: Channel) {
         command.waits = true;
         monitor.clients.push(command);
     } else {
+        // The command ends now, and its caller may have the next one ready.
         drop(command);
+        monitor.listen();
     }
     monitor.times.listen = Some(Instant::now() + LISTEN);
     crate::sweep::sometimes(&monitor.roots);
@@ -180,6 +181,8 @@ struct Times {
     flush: Option<Instant>,
     /// It was asked to stop, and has not.
     kill: Option<Instant>,
+    /// See whether it would hear the stop signal by now.
+    repeat: Option<Instant>,
     /// Start it again.
     restart: Option<Instant>,
     /// Begin to take its output: who was attached to the monitor before this one gets the time to come back.
@@ -238,6 +241,8 @@ struct Monitor {
     listener: Option<OwnedFd>,
     clients: Vec<Client>,
     asked: Option<Asked>,
+    /// The stop signal that its PID 1 has dropped, and how long to wait between two looks.
+    dropped: (i32, Duration),
     times: Times,
     /// Whether it is well, where it has a health check.
     health: Option<Word>,
@@ -251,7 +256,7 @@ struct Monitor {
 
 impl Monitor {
     fn of(roots: Roots, folders: Folders, record: Record, lock: Lock) -> Monitor {
-        let log = log_of(&folders, &record);
+        let log = output::log_of(&folders, &record);
         let status = folders.status().ok().flatten().unwrap_or_else(Status::created);
         Monitor {
             roots,
@@ -275,6 +280,7 @@ impl Monitor {
             listener: None,
             clients: Vec::new(),
             asked: None,
+            dropped: (0, Duration::ZERO),
             times: Times::default(),
             health: None,
             probe: None,
@@ -496,9 +502,11 @@ impl Monitor {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let Times { settle, flush, kill, restart, take, listen, probe, firewall } = self.times;
-        let next =
-            [settle, flush, kill, restart, take, listen, probe, firewall].into_iter().flatten().min()?;
+        let Times { settle, flush, kill, repeat, restart, take, listen, probe, firewall } = self.times;
+        let next = [settle, flush, kill, repeat, restart, take, listen, probe, firewall]
+            .into_iter()
+            .flatten()
+            .min()?;
         let left = next.saturating_duration_since(Instant::now());
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
     }
@@ -517,6 +525,9 @@ impl Monitor {
         }
         if due(&mut self.times.kill) {
             self.signal(9);
+        }
+        if due(&mut self.times.repeat) {
+            self.repeat_signal();
         }
         if due(&mut self.times.restart) {
             self.begin_again();
@@ -775,19 +786,4 @@ fn explain_death(err: Error, cgroup: &Cgroup) -> Error {
         }
         _ => err,
     }
-}
-
-/// The log that was asked for. What makes no sense was refused when the container was made.
-fn log_of(folders: &Folders, record: &Record) -> Writer {
-    let settings = policy::logging(&record.request, &record.id, &record.name).unwrap_or_default();
-    let (short, tag) = (record.id.chars().take(12).collect::<String>(), settings.tag.clone());
-    let names = [
-        ("CONTAINER_ID", short.as_str()),
-        ("CONTAINER_ID_FULL", &record.id),
-        ("CONTAINER_NAME", &record.name),
-        ("CONTAINER_TAG", &tag),
-        ("IMAGE_NAME", record.request.image()),
-        ("SYSLOG_IDENTIFIER", &tag),
-    ];
-    Writer::new(folders.log(), settings, &names)
 }

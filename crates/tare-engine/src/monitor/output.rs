@@ -15,7 +15,9 @@ use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use super::message::CHUNK;
 use super::{FLUSH, Monitor};
-use crate::log::Stream;
+use crate::container::{Folders, Record};
+use crate::log::{Stream, Writer};
+use crate::policy;
 
 /// A pipe of our own, to look at what waits in a FIFO. It is made for the first output: the silent ones are spared it.
 #[derive(Debug, Default)]
@@ -157,6 +159,21 @@ impl Monitor {
         }
         self.log.finish();
     }
+}
+
+/// The log that was asked for. What makes no sense was refused when the container was made.
+pub(super) fn log_of(folders: &Folders, record: &Record) -> Writer {
+    let settings = policy::logging(&record.request, &record.id, &record.name).unwrap_or_default();
+    let (short, tag) = (record.id.chars().take(12).collect::<String>(), settings.tag.clone());
+    let names = [
+        ("CONTAINER_ID", short.as_str()),
+        ("CONTAINER_ID_FULL", &record.id),
+        ("CONTAINER_NAME", &record.name),
+        ("CONTAINER_TAG", &tag),
+        ("IMAGE_NAME", record.request.image()),
+        ("SYSLOG_IDENTIFIER", &tag),
+    ];
+    Writer::new(folders.log(), settings, &names)
 }
 
 #[cfg(test)]
