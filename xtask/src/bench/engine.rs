@@ -19,6 +19,10 @@ use crate::build;
 use crate::workspace::{Workspace, is_root, option, output, program};
 
 const IMAGE: &str = "tare-bench-busybox";
+/// What a container that does not listen gets to end, in seconds.
+const GRACE: u64 = 1;
+/// How long idle containers are watched.
+const WATCH: Duration = Duration::from_secs(10);
 /// How long a container may take to end.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -34,13 +38,14 @@ struct Row {
 struct Options {
     runs: usize,
     containers: usize,
+    idle: usize,
     megabytes: u64,
     only: String,
 }
 
-/// `cargo xtask bench engine [--runs N] [--containers N] [--megabytes N] [--only WORD] [--binary FILE]`.
+/// `cargo xtask bench engine [--runs N] [--containers N] [--idle N] [--megabytes N] [--only WORD] [--binary FILE]`.
 pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
-    let mut options = Options { runs: 10, containers: 200, megabytes: 1000, only: String::new() };
+    let mut options = Options { runs: 10, containers: 200, idle: 500, megabytes: 1000, only: String::new() };
     let mut binary: Option<PathBuf> = None;
     while !words.is_empty() {
         if let Some(number) = option(&mut words, "--runs")? {
@@ -48,6 +53,8 @@ pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
         } else if let Some(number) = option(&mut words, "--containers")? {
             options.containers =
                 number.parse().with_context(|| format!("--containers {number} is no number"))?;
+        } else if let Some(number) = option(&mut words, "--idle")? {
+            options.idle = number.parse().with_context(|| format!("--idle {number} is no number"))?;
         } else if let Some(number) = option(&mut words, "--megabytes")? {
             options.megabytes =
                 number.parse().with_context(|| format!("--megabytes {number} is no number"))?;
@@ -91,23 +98,35 @@ pub fn chore(mut words: &[&str]) -> Result<ExitCode> {
     for engine in engines {
         engine.end()?;
     }
-    let (rows, memory) = measured?;
-    let text = markdown(&facts, &options, &rows, &memory);
+    let measured = measured?;
+    let text = markdown(&facts, &options, &measured);
     println!("\n{text}");
     if options.only.is_empty() {
         let folder = workspace.root.join("bench/results");
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("engine.md"), text).context("writing engine.md")?;
-        let json = serde_json::to_string_pretty(&in_json(&facts, &rows, &memory))?;
+        let json = serde_json::to_string_pretty(&in_json(&facts, &measured))?;
         fs::write(folder.join("engine.json"), json + "\n").context("writing engine.json")?;
         println!("Written to {} and engine.json", folder.join("engine.md").display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-type Memory = Vec<(&'static str, u64)>;
+struct Measured {
+    rows: Vec<Row>,
+    /// Engine and kB.
+    memory: Vec<(&'static str, u64)>,
+    idle: Option<Idle>,
+}
 
-fn measure(engines: &[Engine], options: &Options) -> Result<(Vec<Row>, Memory)> {
+/// What many containers of ours that do nothing cost, their own processes included.
+struct Idle {
+    containers: usize,
+    cpu: Duration,
+    switches: u64,
+}
+
+fn measure(engines: &[Engine], options: &Options) -> Result<Measured> {
     let wanted = |name: &str| name.contains(&options.only);
     let mut rows = Vec::new();
     if wanted("run") {
@@ -121,6 +140,35 @@ fn measure(engines: &[Engine], options: &Options) -> Result<(Vec<Row>, Memory)> 
             let run = ["run", "-d", "--name", "bench", "--network", "none", IMAGE, "sh", "-c", script];
             Ok(timed(engine, &run)? + timed(engine, &["stop", "bench"])? + timed(engine, &["rm", "bench"])?)
         })?);
+    }
+    if wanted("stop") {
+        println!("stop of one that does not listen");
+        rows.push(beside(
+            engines,
+            options.runs.min(5),
+            "stop -t 1 of one that does not listen",
+            None,
+            &|engine| {
+                let run = [
+                    "run",
+                    "-d",
+                    "--name",
+                    "deaf",
+                    "--network",
+                    "none",
+                    IMAGE,
+                    "sh",
+                    "-c",
+                    "trap '' TERM; sleep 600",
+                ];
+                output(&mut call(engine, &run))?;
+                // Its signal must not come before it ignores it.
+                output(&mut call(engine, &["exec", "deaf", "true"]))?;
+                let took = timed(engine, &["stop", "-t", &GRACE.to_string(), "deaf"])?;
+                output(&mut call(engine, &["rm", "deaf"]))?;
+                Ok(took)
+            },
+        )?);
     }
     if wanted("exec") {
         println!("exec");
@@ -146,6 +194,10 @@ fn measure(engines: &[Engine], options: &Options) -> Result<(Vec<Row>, Memory)> 
             memory.push((engine.name(), private_of_parent(pid.trim())?));
         }
     }
+    let idle = match engines.first().filter(|_| wanted("idle")) {
+        Some(engine) => Some(watch_idle(engine, options.idle)?),
+        None => None,
+    };
     if wanted("ps") {
         println!("ps with {} containers", options.containers);
         for engine in engines {
@@ -164,7 +216,7 @@ fn measure(engines: &[Engine], options: &Options) -> Result<(Vec<Row>, Memory)> 
             flood(engine, options.megabytes)
         })?);
     }
-    Ok((rows, memory))
+    Ok(Measured { rows, memory, idle })
 }
 
 fn beside(
@@ -238,12 +290,49 @@ fn flood(engine: &Engine, megabytes: u64) -> Result<Duration> {
     Ok(took)
 }
 
+/// Starts many containers that do nothing, looks at them for a while, and removes them.
+fn watch_idle(engine: &Engine, containers: usize) -> Result<Idle> {
+    println!("{containers} idle containers");
+    let mut ids = Vec::new();
+    for _ in 0..containers {
+        let id = output(&mut call(engine, &["run", "-d", "--network", "none", IMAGE, "sleep", "3600"]))?;
+        ids.push(id.trim().to_owned());
+    }
+    let pids = output(call(engine, &["inspect", "-f", "{{.State.Pid}}"]).args(&ids))?;
+    let mut processes = Vec::new();
+    for pid in pids.split_whitespace() {
+        processes.extend([parent_of(pid)?, pid.to_owned()]);
+    }
+    // A monitor of ours executes itself again once the start is over, to be small.
+    std::thread::sleep(Duration::from_secs(5));
+    let before = used_by(&processes)?;
+    std::thread::sleep(WATCH);
+    let after = used_by(&processes)?;
+    output(call(engine, &["rm", "-f"]).args(&ids))?;
+    Ok(Idle { containers, cpu: Duration::from_nanos(after.0 - before.0), switches: after.1 - before.1 })
+}
+
+/// Nanoseconds on a processor, and how often they were given one (proc_pid_schedstat(5)).
+fn used_by(processes: &[String]) -> Result<(u64, u64)> {
+    let mut sum = (0, 0);
+    for pid in processes {
+        let stat = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+        let mut fields = stat.split_whitespace().map(str::parse::<u64>);
+        sum.0 += fields.next().context("time on a processor")??;
+        sum.1 += fields.nth(1).context("how often it ran")??;
+    }
+    Ok(sum)
+}
+
+fn parent_of(pid: &str) -> Result<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("a parent")?;
+    Ok(parent.trim().to_owned())
+}
+
 /// Private memory of what stays beside a container: the process that is its parent.
 fn private_of_parent(pid: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let parent =
-        status.lines().find_map(|line| line.strip_prefix("PPid:")).context("a parent")?.trim().to_owned();
-    let rollup = fs::read_to_string(format!("/proc/{parent}/smaps_rollup"))?;
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", parent_of(pid)?))?;
     let of = |key: &str| {
         let line = rollup.lines().find_map(|line| line.strip_prefix(key));
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0)
@@ -277,7 +366,8 @@ fn ratios(row: &Row) -> Vec<(&'static str, f64)> {
     others.iter().map(|(name, times)| (*name, median(times) / median(ours).max(1e-9))).collect()
 }
 
-fn markdown(facts: &[(String, String)], options: &Options, rows: &[Row], memory: &Memory) -> String {
+fn markdown(facts: &[(String, String)], options: &Options, measured: &Measured) -> String {
+    let Measured { rows, memory, idle } = measured;
     let mut text = String::from("# The life of a container\n\n");
     for (name, value) in facts {
         let _ = writeln!(text, "- {name}: {value}");
@@ -310,10 +400,20 @@ fn markdown(facts: &[(String, String)], options: &Options, rows: &[Row], memory:
             let _ = writeln!(text, "| {name} | {kb} |");
         }
     }
+    if let Some(Idle { containers, cpu, switches }) = idle {
+        let _ = writeln!(
+            text,
+            "\n{containers} idle containers of tare, monitors and processes together, over {} s: {:.1} ms of processor time, \
+             {switches} wake-ups.",
+            WATCH.as_secs(),
+            cpu.as_secs_f64() * 1e3
+        );
+    }
     text
 }
 
-fn in_json(facts: &[(String, String)], rows: &[Row], memory: &Memory) -> Value {
+fn in_json(facts: &[(String, String)], measured: &Measured) -> Value {
+    let Measured { rows, memory, idle } = measured;
     let row = |row: &Row| {
         let times: Vec<Value> = row
             .times
@@ -325,6 +425,10 @@ fn in_json(facts: &[(String, String)], rows: &[Row], memory: &Memory) -> Value {
     json!({
         "facts": facts.iter().map(|(name, value)| json!({ name: value })).collect::<Vec<_>>(),
         "rows": rows.iter().map(row).collect::<Vec<_>>(),
+        "idle": idle.as_ref().map(|idle| json!({
+            "containers": idle.containers, "seconds": WATCH.as_secs(), "cpu_ms": idle.cpu.as_secs_f64() * 1e3,
+            "wake_ups": idle.switches,
+        })),
         "private_kb": memory.iter().map(|(name, kb)| json!({ *name: kb })).collect::<Vec<_>>(),
     })
 }
