@@ -93,6 +93,7 @@ impl Host {
         command.env("DOCKER_CONFIG", self.work()).env("REGISTRY_AUTH_FILE", self.work().join("auth.json"));
         command.env("XDG_CONFIG_HOME", self.work()).env("XDG_RUNTIME_DIR", self.work());
         command.env("TARE_REGISTRIES", self.work().join("registries.toml"));
+        command.env("TARE_CDI_DIRS", self.work().join("cdi"));
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env(name, "http://127.0.0.1:1").env_remove(name.to_lowercase());
         }

@@ -59,6 +59,7 @@ impl Engine {
         let random = random()?;
         let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut facts = facts::gather(&request, &hierarchies)?;
+        facts::add_cdi(&request, &mut facts)?;
         facts.id = id.clone();
         let folders = self.roots.folders(&id);
         facts.files = folders.run.clone();

@@ -88,6 +88,8 @@ impl Engine {
     fn decided(&self, record: &Record, folders: &Folders, status: &Status) -> Result<Plan> {
         let hierarchies = tare_cgroup::Hierarchies::discover()?;
         let mut facts = facts::gather(&record.request, &hierarchies)?;
+        // A spec that was taken away since is no reason not to get in.
+        let _ = facts::add_cdi(&record.request, &mut facts);
         facts.id.clone_from(&record.id);
         facts.files.clone_from(&folders.run);
         // Wherever its namespaces came from, it is in them.

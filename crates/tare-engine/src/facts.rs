@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tare_cgroup::{Hierarchies, Version};
 use tare_sys::{Context, Error, Kind, Result, rootless};
 
+use crate::cdi;
 use crate::container::{Roots, State};
 use crate::list::Summary;
 use crate::policy::{self, DeviceFact, Facts, Seccomp};
@@ -58,6 +59,35 @@ pub fn gather(request: &CreateRequest, hierarchies: &Hierarchies) -> Result<Fact
         facts.profile = Some(read_profile(&path)?);
     }
     Ok(facts)
+}
+
+/// Adds what the devices that are asked for by name bring; reads nothing where there are none.
+pub fn add_cdi(request: &CreateRequest, facts: &mut Facts) -> Result<()> {
+    facts.edits = cdi::edits(&request.host_config.device_requests)?;
+    for node in &facts.edits.device_nodes {
+        let path = node.host_path.as_deref().unwrap_or(&node.path);
+        let known = match (node.kind.as_str(), node.major, node.minor) {
+            (kind @ ("b" | "c" | "u"), Some(major), Some(minor)) => {
+                DeviceFact { block: kind == "b", major, minor, mode: 0o666, ..DeviceFact::default() }
+            }
+            _ => look_at(path, &node.path).doing(|| "look at a CDI device")?.ok_or_else(|| {
+                Error::new(Kind::Usage, format!("CDI device {}: not a device", path.display()))
+            })?,
+        };
+        let fact = DeviceFact {
+            path: node.path.clone(),
+            major: node.major.unwrap_or(known.major),
+            minor: node.minor.unwrap_or(known.minor),
+            mode: node.file_mode.map_or(known.mode, |mode| mode & 0o7777),
+            uid: node.uid.unwrap_or(known.uid),
+            gid: node.gid.unwrap_or(known.gid),
+            access: if node.permissions.is_empty() { "rwm".to_owned() } else { node.permissions.clone() },
+            ..known
+        };
+        facts.devices.retain(|other| other.path != fact.path);
+        facts.devices.push(fact);
+    }
+    Ok(())
 }
 
 fn has_pids(hierarchies: &Hierarchies) -> bool {
@@ -178,7 +208,13 @@ pub fn info(roots: &Roots, containers: &[Summary], images: usize) -> Value {
         warnings
             .push("no CAP_SYS_RESOURCE: raised limits (--ulimit, --oom-score-adj) are clamped".to_owned());
     }
+    let devices = cdi::Registry::read();
+    warnings.extend(devices.errors.iter().map(ToString::to_string));
+    let discovered: Vec<_> =
+        devices.names().iter().map(|name| json!({ "Source": "cdi", "ID": name })).collect();
     json!({
+        "CDISpecDirs": cdi::folders(),
+        "DiscoveredDevices": discovered,
         "Containers": containers.len(),
         "ContainersRunning": running,
         "ContainersPaused": 0,

@@ -14,6 +14,7 @@
 mod attach;
 mod boot;
 mod carry;
+mod cdi;
 mod cgroup;
 mod changes;
 mod commit;
@@ -66,6 +67,7 @@ mod why;
 pub use attach::{Attachment, Keys};
 pub use boot::Booted;
 pub use carry::{Loaded, Packing, Step};
+pub use cdi::is_name as is_cdi_name;
 pub use changes::{Change, ChangeKind};
 pub use commit::CommitRequest;
 pub use container::{Roots, State};

@@ -36,6 +36,7 @@ use rustix::io::Errno;
 use tare_cgroup::{Cgroup, Hierarchies, MemoryEvents};
 use tare_network::names::Server;
 use tare_network::proxy::Proxy;
+use tare_runtime::launch::Hooked;
 use tare_runtime::{Launch, Running};
 use tare_sys::channel::Channel;
 use tare_sys::netlink::Netlink;
@@ -351,6 +352,13 @@ impl Monitor {
             names.set(name_server::open(&self.roots, &self.record, &self.joined.connections, netns, None)?);
             Ok(())
         };
+        let root = self.folders.run.join("rootfs");
+        let hooks = prepared.plan.spec.hooks().is_some();
+        let hooked =
+            hooks.then_some(Hooked { id: &self.record.id, folder: &self.folders.run, root: Some(&root) });
+        if hooks {
+            crate::start::write_bundle(&self.folders, &prepared.plan.spec, prepared.base)?;
+        }
         let joins = !self.joined.connections.is_empty();
         let (mut theirs, mut output) = (None, [None, None]);
         if !self.record.request.config.tty {
@@ -368,6 +376,7 @@ impl Monitor {
             filter: prepared.filter.as_ref(),
             stdio: theirs.as_ref().map(|files| files.each_ref().map(AsFd::as_fd)),
             terminal_size,
+            hooked,
             bundle: None,
             network: joins.then_some(&network),
         })?;

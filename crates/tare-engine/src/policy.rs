@@ -5,6 +5,7 @@
 //! top of them a user namespace of the container's own, private cgroup and time namespaces, and a limit on
 //! processes.
 
+mod cdi;
 mod devices;
 mod logging;
 mod mounts;
@@ -26,6 +27,7 @@ use tare_image::ImageConfig;
 use tare_runtime::user::UserRequest;
 use tare_sys::{Error, Kind, Result};
 
+use crate::cdi::Edits;
 use crate::range::IdMap;
 use crate::request::{Config, CreateRequest, Ulimit};
 
@@ -96,6 +98,8 @@ pub struct Facts {
     pub files: PathBuf,
     /// Devices asked for, looked at: path inside, host's type, numbers, mode and owner.
     pub devices: Vec<DeviceFact>,
+    /// What else devices asked for by name change.
+    pub edits: Edits,
     /// Numbers of the block devices named in limits: path, major, minor.
     pub block_devices: Vec<(String, u64, u64)>,
     /// Per-CPU thermal folders, masked as Docker does.
@@ -157,8 +161,11 @@ pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result
     let mut warnings = Vec::new();
     let secure = security(host)?;
     let hostname = hostname(request, &facts.id);
-    let process =
+    let mut process =
         process(config, host.ulimits.as_slice(), image, &hostname, host.oom_score_adj, &secure, &host.umask)?;
+    if let Some(env) = process.env_mut() {
+        cdi::set_env(&facts.edits, env);
+    }
     let profile = match (&secure.seccomp, &facts.profile) {
         (security::Seccomp::Unconfined, _) => None,
         (_, Some(profile)) => Some(profile.clone()),
@@ -205,6 +212,7 @@ pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result
         .linux(linux)
         .build()
         .map_err(spec_error)?;
+    spec.set_hooks(cdi::hooks(&facts.edits)?);
     if !host.annotations.is_empty() {
         spec.set_annotations(Some(host.annotations.clone().into_iter().collect()));
     }
@@ -220,7 +228,12 @@ pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result
     }
     let user = UserRequest::Words {
         user: if config.user.is_empty() { image.user.clone() } else { config.user.clone() },
-        groups: host.group_add.clone(),
+        groups: host
+            .group_add
+            .iter()
+            .cloned()
+            .chain(facts.edits.additional_gids.iter().map(u32::to_string))
+            .collect(),
     };
     Ok(Plan { spec, user, warnings })
 }

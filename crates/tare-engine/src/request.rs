@@ -214,6 +214,8 @@ pub struct HostConfig {
     pub oom_score_adj: i32,
     /// Host devices.
     pub devices: Vec<DeviceMapping>,
+    /// Devices by name, from specs of the Container Device Interface.
+    pub device_requests: Vec<DeviceRequest>,
     /// `c 1:3 rwm`, as `--device-cgroup-rule` takes them.
     pub device_cgroup_rules: Vec<String>,
     /// Resource limits of the process (setrlimit(2)).
@@ -358,6 +360,23 @@ pub struct DeviceMapping {
     pub path_in_container: String,
     /// Some of `rwm`.
     pub cgroup_permissions: String,
+}
+
+/// Devices by name: `--gpus`, or `--device vendor.com/class=name` (Docker's `DeviceRequest`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DeviceRequest {
+    /// `cdi` for names of the Container Device Interface; of GPUs `nvidia`, `amd`, or empty for either.
+    pub driver: String,
+    /// How many; -1: all. 0 where `device_ids` says which.
+    pub count: i64,
+    /// Which: whole names for `cdi`, else numbers or UUIDs.
+    #[serde(rename = "DeviceIDs")]
+    pub device_ids: Vec<String>,
+    /// Any list of which has to be met by all its words; `gpu` is the one that is known.
+    pub capabilities: Vec<Vec<String>>,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
 }
 
 /// A device's share of its time (Docker's `WeightDevice`).

@@ -8,8 +8,10 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
 use tare_cgroup::Hierarchies;
 use tare_runtime::rootfs::Rootfs;
 use tare_runtime::seccomp;
@@ -123,6 +125,7 @@ impl Engine {
         let sharing = policy::sharing(&record.request.host_config)?;
         let hierarchies = Hierarchies::discover()?;
         let mut facts = facts::gather(&record.request, &hierarchies)?;
+        facts::add_cdi(&record.request, &mut facts)?;
         facts.id.clone_from(&record.id);
         facts.files.clone_from(&folders.run);
         facts.mounts.clone_from(&record.mounts);
@@ -335,6 +338,26 @@ fn write_files(record: &Record, folders: &Folders, base: Option<u32>, place: &fi
         write_owned(&path, &text, base).map_err(crate::container::explain_full)?;
     }
     Ok(())
+}
+
+/// Makes the run folder a bundle, for hooks: they look for the root where `config.json` says.
+pub(crate) fn write_bundle(folders: &Folders, spec: &Spec, base: Option<u32>) -> Result<()> {
+    let mut spec = spec.clone();
+    if let Some(root) = spec.root_mut() {
+        root.set_path(folders.run.join("rootfs"));
+    }
+    crate::container::make_folder(&folders.run.join("rootfs"), 0o755)?;
+    if base.is_some() {
+        // Half of the hooks run as the container's root, who has to get here. What is secret here says so itself.
+        for folder in folders.run.ancestors().skip(1).take(2) {
+            let what = || format!("chmod {}", folder.display());
+            let mode = fs::metadata(folder).doing(what)?.permissions().mode() | 0o011;
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).doing(what)?;
+        }
+    }
+    let text = serde_json::to_string(&spec)
+        .map_err(|err| Error::new(Kind::Corrupt, format!("write the spec for hooks: {err}")))?;
+    write_owned(&folders.run.join("config.json"), &text, base).map_err(crate::container::explain_full)
 }
 
 /// A file that the container's root owns.

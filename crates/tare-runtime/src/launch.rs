@@ -77,12 +77,25 @@ pub struct Launch<'a> {
     /// Gives the container's new network namespace its links, in the host's view, while the child builds what
     /// it stands on.
     pub network: Option<&'a Network<'a>>,
+    /// What its hooks are told; not used where the spec has none.
+    pub hooked: Option<Hooked<'a>>,
     /// What only an OCI bundle has.
     pub bundle: Option<&'a Bundle<'a>>,
 }
 
 /// What gives a network namespace its links.
 pub type Network<'a> = dyn Fn(BorrowedFd<'_>) -> Result<()> + 'a;
+
+/// What hooks are told of their container.
+#[derive(Clone, Copy, Debug)]
+pub struct Hooked<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// The bundle's folder, with the spec as `config.json`: where the hooks are run.
+    pub folder: &'a Path,
+    /// Where the spec says that the root is: it is attached there while hooks run. `None`: it has no such place.
+    pub root: Option<&'a Path>,
+}
 
 /// What a launch needs to know of an OCI bundle.
 pub struct Bundle<'a> {
@@ -282,11 +295,12 @@ pub fn start(channel: &Channel, pidfd: BorrowedFd<'_>, agent: Agent<'_>) -> Resu
 }
 
 fn run_hooks_outside(launch: &Launch<'_>, child: &Child) -> Result<()> {
-    let (Some(bundle), Some(all)) = (launch.bundle, launch.spec.hooks()) else { return Ok(()) };
-    let state = hook_state(launch.spec, bundle.id, bundle.path, "creating", child.pid.as_raw_nonzero().get());
+    let (Some(hooked), Some(all)) = (launch.hooked, launch.spec.hooks()) else { return Ok(()) };
+    let pid = child.pid.as_raw_nonzero().get();
+    let state = hook_state(launch.spec, hooked.id, hooked.folder, "creating", pid);
     let prestart = all.prestart();
     for (kind, list) in [("prestart", prestart), ("createRuntime", all.create_runtime())] {
-        hooks::run(kind, list.as_deref().unwrap_or_default(), &state, bundle.path)?;
+        hooks::run(kind, list.as_deref().unwrap_or_default(), &state, hooked.folder)?;
     }
     Ok(())
 }

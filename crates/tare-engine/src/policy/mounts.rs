@@ -6,7 +6,7 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use tare_sys::{Error, Kind, Result};
 
 use super::volumes::{self, MountPoint};
-use super::{Facts, Share, Sharing, spec_error};
+use super::{Facts, Share, Sharing, cdi, spec_error};
 use crate::request::CreateRequest;
 
 /// Size of `/dev/shm` where nobody asks, bytes.
@@ -162,6 +162,8 @@ fn own_mounts(request: &CreateRequest, sharing: &Sharing, facts: &Facts) -> Resu
             .hint("two of -v, --mount and --tmpfs name this path: leave one out"));
         }
     }
+    cdi::add_mounts(&facts.edits, idmap, &mut own)?;
+    own.sort_by_key(|mount| mount.destination().components().count());
     Ok(own)
 }
 
@@ -233,7 +235,7 @@ fn host_path(text: &str, idmap: Option<&'static str>) -> Result<Mount> {
     bind(source, target, options, idmap)
 }
 
-fn known_propagation(word: &str) -> Result<&'static str> {
+pub(super) fn known_propagation(word: &str) -> Result<&'static str> {
     ["private", "rprivate", "slave", "rslave", "shared", "rshared"]
         .into_iter()
         .find(|known| *known == word)

@@ -11,7 +11,7 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use super::record::{Folder, Record};
 use super::{Container, CreateOptions, Runtime, Started, removal};
-use crate::launch::{Bundle, Launch, Running, launch};
+use crate::launch::{Bundle, Hooked, Launch, Running, launch};
 use crate::notify::NotifySocket;
 use crate::rootfs::Rootfs;
 use crate::seccomp::{self, Compiled};
@@ -237,9 +237,10 @@ impl New<'_> {
         let process =
             spec.process().as_ref().ok_or_else(|| Error::new(Kind::Usage, "the spec has no process"))?;
         let user = UserRequest::of(process, spec.annotations());
+        let root = self.rootfs(spec);
         launch(&Launch {
             spec,
-            rootfs: &Rootfs::Directory(self.rootfs(spec)),
+            rootfs: &Rootfs::Directory(root.clone()),
             user: &user,
             init: false,
             entrance: &cgroup.entrance()?,
@@ -248,6 +249,7 @@ impl New<'_> {
             stdio: None,
             terminal_size: self.callers_size(process),
             network: None,
+            hooked: Some(Hooked { id: self.folder.id(), folder: &self.options.bundle, root: Some(&root) }),
             bundle: Some(&Bundle {
                 id: self.folder.id(),
                 path: &self.options.bundle,

@@ -110,9 +110,9 @@ fn set_up<'a>(start: &'a Start<'a>, channel: &Channel) -> Result<Finish<'a>> {
     command.is_not_us(&program)?;
     message::send(channel, &FromChild::Created(warnings), &[])?;
     let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_deref());
-    let hooks = launch.bundle.zip(hooks).map(|(bundle, list)| {
+    let hooks = launch.hooked.zip(hooks).map(|(hooked, list)| {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        (list, hook_state(spec, bundle.id, bundle.path, "created", pid))
+        (list, hook_state(spec, hooked.id, hooked.folder, "created", pid))
     });
     Ok(Finish {
         command,

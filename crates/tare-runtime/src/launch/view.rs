@@ -236,7 +236,7 @@ fn make_working_folder(root: &Root, path: &Path) -> Result<()> {
 fn place_of_root(launch: &Launch<'_>) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     if has_early_hooks(launch)
-        && let Rootfs::Directory(path) = launch.rootfs
+        && let Some(path) = launch.hooked.and_then(|hooked| hooked.root)
         && !launch.bundle.is_some_and(|bundle| bundle.no_pivot)
         && let Ok(place) = rustix::fs::open(path, flags, Mode::empty())
     {
@@ -246,7 +246,7 @@ fn place_of_root(launch: &Launch<'_>) -> Result<OwnedFd> {
 }
 
 fn has_early_hooks(launch: &Launch<'_>) -> bool {
-    launch.bundle.is_some()
+    launch.hooked.is_some()
         && launch.spec.hooks().as_ref().is_some_and(|hooks| {
             has_hooks_outside(hooks)
                 || hooks.create_container().as_ref().is_some_and(|hooks| !hooks.is_empty())
@@ -260,16 +260,16 @@ fn has_hooks_outside(hooks: &oci_spec::runtime::Hooks) -> bool {
 /// Lets the parent run its hooks, then runs the one kind that is ours.
 fn run_hooks(start: &Start<'_>, channel: &Channel) -> Result<()> {
     let launch = start.launch;
-    let hooks = launch.spec.hooks().as_ref().filter(|_| launch.bundle.is_some());
+    let hooks = launch.spec.hooks().as_ref().filter(|_| launch.hooked.is_some());
     if launch.network.is_some() || hooks.is_some_and(has_hooks_outside) {
         message::send(channel, &FromChild::Attached, &[])?;
         expect(channel, &|message| matches!(message, ToChild::Go))?;
     }
-    let (Some(bundle), Some(hooks)) = (launch.bundle, hooks) else { return Ok(()) };
+    let (Some(hooked), Some(hooks)) = (launch.hooked, hooks) else { return Ok(()) };
     if let Some(list) = hooks.create_container() {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        let state = hook_state(launch.spec, bundle.id, bundle.path, "creating", pid);
-        hooks::run("createContainer", list, &state, bundle.path)?;
+        let state = hook_state(launch.spec, hooked.id, hooked.folder, "creating", pid);
+        hooks::run("createContainer", list, &state, hooked.folder)?;
     }
     Ok(())
 }

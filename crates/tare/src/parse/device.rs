@@ -1,6 +1,6 @@
 //! `--device`, `--device-cgroup-rule`, the throttles of block devices, and `--ulimit`.
 
-use tare_engine::request::{DeviceMapping, ThrottleDevice, Ulimit, WeightDevice};
+use tare_engine::request::{DeviceMapping, DeviceRequest, ThrottleDevice, Ulimit, WeightDevice};
 
 use super::{Parsed, bytes};
 
@@ -47,6 +47,66 @@ pub fn device(text: &str) -> Parsed<DeviceMapping> {
         path_in_container: inside.to_owned(),
         cgroup_permissions: permissions.to_owned(),
     })
+}
+
+/// `all`, `2`, `device=0,1`, `"device=0,1",driver=nvidia`: Docker's words, with quotes around what has commas where
+/// the next word could be meant. Without quotes a word without a key belongs to the list before it.
+pub fn gpus(text: &str) -> Parsed<DeviceRequest> {
+    let mut request = DeviceRequest::default();
+    let mut counted = false;
+    let mut lists: Vec<(String, String)> = Vec::new();
+    for field in text.replace('"', "").split(',') {
+        match (field.split_once('='), lists.last_mut()) {
+            (Some((key, value)), _) if lists_have(key) => lists.push((key.to_owned(), value.to_owned())),
+            (_, Some((key, list))) if key != "driver" && key != "count" => {
+                *list += ",";
+                *list += field;
+            }
+            (Some((key, _)), _) => return Err(format!("unexpected key '{key}' in '{field}'")),
+            (None, _) => lists.push(("count".to_owned(), field.to_owned())),
+        }
+    }
+    for (at, (key, value)) in lists.iter().enumerate() {
+        if lists[..at].iter().any(|(other, _)| other == key) {
+            return Err(format!("gpu request key '{key}' can be specified only once"));
+        }
+        let words = || value.split(',').map(str::to_owned).collect::<Vec<_>>();
+        match key.as_str() {
+            "driver" => request.driver.clone_from(value),
+            "device" => request.device_ids = words(),
+            "capabilities" => {
+                request.capabilities = vec![words().into_iter().chain(["gpu".to_owned()]).collect()];
+            }
+            "options" => {
+                for word in words() {
+                    let (name, value) = word.split_once('=').unwrap_or((&word, ""));
+                    request.options.insert(name.to_owned(), value.to_owned());
+                }
+            }
+            _ => {
+                counted = true;
+                request.count = match value.as_str() {
+                    "all" => -1,
+                    text => super::number(0, 1024)(text)
+                        .map_err(|_| "count must be an integer, or all".to_owned())?,
+                };
+            }
+        }
+    }
+    if counted && !request.device_ids.is_empty() {
+        return Err("cannot set both Count and DeviceIDs on device request".to_owned());
+    }
+    if !counted && request.device_ids.is_empty() {
+        request.count = 1;
+    }
+    if request.capabilities.is_empty() {
+        request.capabilities = vec![vec!["gpu".to_owned()]];
+    }
+    Ok(request)
+}
+
+fn lists_have(key: &str) -> bool {
+    ["driver", "count", "device", "capabilities", "options"].contains(&key)
 }
 
 /// Some of `rwm`, each once.
@@ -145,6 +205,35 @@ mod tests {
             ["", "x", "/dev/x:", "/dev/x:y", "/dev/x:/dev/y:", "/dev/x:/dev/y:rr", "/a:/b:r:w", "a.com/x=y"]
         {
             assert!(device(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn gpus_are_asked_for_in_dockers_words() {
+        let table: [(&str, i64, &[&str]); 7] = [
+            ("all", -1, &[]),
+            ("2", 2, &[]),
+            ("count=3,driver=nvidia", 3, &[]),
+            ("device=0,1", 0, &["0", "1"]),
+            ("\"device=0,1\",capabilities=utility", 0, &["0", "1"]),
+            (
+                "device=GPU-3a23c669-1f69-c64e-cf85-44e9b07e7a2a",
+                0,
+                &["GPU-3a23c669-1f69-c64e-cf85-44e9b07e7a2a"],
+            ),
+            ("driver=nvidia", 1, &[]),
+        ];
+        for (text, count, ids) in table {
+            let found = gpus(text).unwrap();
+            assert_eq!(
+                (found.count, &found.device_ids[..]),
+                (count, &ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()[..]),
+                "{text}"
+            );
+            assert!(found.capabilities[0].contains(&"gpu".to_owned()), "{text}");
+        }
+        for text in ["", "some", "-1", "all,device=0", "all,all", "size=3", "count=x"] {
+            assert!(gpus(text).is_err(), "{text}");
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tare_engine::request::{
-    Config, CreateRequest, Empty, EndpointSettings, Healthcheck, HostConfig, LogConfig, NetworkLimits,
-    NetworkingConfig, RestartPolicy, TimeOffsets,
+    Config, CreateRequest, DeviceMapping, DeviceRequest, Empty, EndpointSettings, Healthcheck, HostConfig,
+    LogConfig, NetworkLimits, NetworkingConfig, RestartPolicy, TimeOffsets,
 };
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -176,6 +176,7 @@ fn signal(text: &str) -> Parsed<String> {
 
 /// Files, folders, names and addresses.
 fn host_config(given: &Given) -> Result<HostConfig> {
+    let (paths, requests) = devices(given)?;
     Ok(HostConfig {
         binds: volumes(given)?.0,
         volumes_from: given.strings("volumes-from"),
@@ -203,9 +204,33 @@ fn host_config(given: &Given) -> Result<HostConfig> {
         readonly_rootfs: given.on("read-only")?,
         init: given.on("init")?,
         shm_size: given.value("shm-size", parse::bytes)?.unwrap_or_default(),
-        devices: given.values("device", device::device)?,
+        devices: paths,
+        device_requests: requests,
         ..HostConfig::default()
     })
+}
+
+/// Devices by path, and those by name: of `--device` and of `--gpus`.
+fn devices(given: &Given) -> Result<(Vec<DeviceMapping>, Vec<DeviceRequest>)> {
+    let (mut paths, mut names) = (Vec::new(), Vec::new());
+    for text in given.texts("device") {
+        match tare_engine::is_cdi_name(text) {
+            true => names.push(text.to_owned()),
+            false => {
+                paths.push(device::device(text).map_err(|why| given.wrong("device", text, &why))?);
+            }
+        }
+    }
+    let mut requests = Vec::new();
+    if !names.is_empty() {
+        requests.push(DeviceRequest {
+            driver: "cdi".to_owned(),
+            device_ids: names,
+            ..DeviceRequest::default()
+        });
+    }
+    requests.extend(given.value("gpus", device::gpus)?);
+    Ok((paths, requests))
 }
 
 /// `no`, `always`, `unless-stopped`, `on-failure[:MAX]`.
@@ -396,10 +421,6 @@ fn rootfs(given: &Given) -> Result<String> {
 
 /// What Docker knows and this engine does not do; what is harmless to pass over is.
 fn refusals(given: &Given) -> Result<()> {
-    if given.text("gpus").is_some_and(|text| !text.is_empty()) {
-        return Err(Error::new(Kind::Unsupported, "--gpus: device requests are not supported yet")
-            .hint("name the devices: --device /dev/dri, or --device /dev/nvidia0 --device /dev/nvidiactl"));
-    }
     if let Some(text) = given.text("isolation").filter(|text| !["", "default"].contains(text)) {
         return Err(given.wrong("isolation", text, "there is only default on Linux"));
     }
