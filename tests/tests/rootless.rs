@@ -226,6 +226,32 @@ fn a_published_port_is_reached_from_outside_and_clients_keep_their_addresses() {
     assert_eq!(who(Some(&remote), &remote.machine, 18080), "", "published on loopback alone");
 }
 
+#[test]
+fn published_ports_can_be_changed_while_it_runs() {
+    let user = User::new();
+    user.detached(&["--name", "web", "-p", "18082:80"], WHO);
+    eventually("it is reached", || !who(None, "127.0.0.1", 18082).is_empty());
+    let before = user.tare(["inspect", "-f", "{{.State.Pid}}", "web"]).run().ok();
+    user.tare(["update", "-p", "18083:80", "-p", "127.0.0.1:18084:80", "web"]).run().ok();
+    eventually("it is reached at both", || {
+        [18083, 18084].iter().all(|port| !who(None, "127.0.0.1", *port).is_empty())
+    });
+    assert_eq!(who(None, "127.0.0.1", 18082), "");
+    let ports = user.tare(["port", "web"]).run().ok();
+    assert!(ports.contains("127.0.0.1:18084") && !ports.contains("18082"), "{ports}");
+    // One that is taken changes nothing.
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a port");
+    let taken = format!("{}:80", listener.local_addr().expect("its address").port());
+    let refused = user.tare(["update", "-p", &taken, "web"]).run();
+    refused.fails(1).complains_of(&["port is already allocated"]);
+    assert!(!who(None, "127.0.0.1", 18083).is_empty());
+    user.tare(["update", "-p", "none", "web"]).run().ok();
+    eventually("it is reached no more", || {
+        [18083, 18084].iter().all(|port| who(None, "127.0.0.1", *port).is_empty())
+    });
+    assert_eq!(user.tare(["inspect", "-f", "{{.State.Pid}}", "web"]).run().ok(), before);
+}
+
 /// Answers each datagram with the address that it came from.
 const ECHO: &str = "import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -335,6 +361,9 @@ fn limits_are_held_where_cgroups_are_delegated_and_refused_where_not() {
         let out = user.sh(&["-m", "32m"], "true");
         assert_eq!(out.code(), 125, "{out:#?}");
         out.complains_of(&["no cgroup is delegated to you", "loginctl enable-linger"]);
+        user.detached(&["--name", "web", "--network", "none"], "exec sleep 1000");
+        let out = user.tare(["update", "-m", "32m", "--memory-swap", "64m", "web"]).run();
+        out.fails(1).complains_of(&["update web", "no cgroup is delegated to you"]);
         return;
     }
     let out = user.sh(&["-m", "32m"], "tail /dev/zero");

@@ -27,19 +27,19 @@ pub fn place(
     let resources = resources.unwrap_or(&none);
     if tare_cgroup::delegated_to_user(on).is_empty() {
         if limits(resources) {
-            return Err(Error::new(
-                Kind::Permission,
-                "limit the container: no cgroup is delegated to you",
-            )
-            .hint(
-                "limits for an ordinary user need cgroup v2 and the user's own systemd (log in, or have root \
-                 `loginctl enable-linger` you); or run without limits",
-            ));
+            return Err(nothing_delegated());
         }
         return Ok((PathBuf::new(), None));
     }
     let location = make(on, id, parent, resources)?.location();
     Ok((PathBuf::from(location.path), location.unit))
+}
+
+fn nothing_delegated() -> Error {
+    Error::new(Kind::Permission, "limit the container: no cgroup is delegated to you").hint(
+        "limits for an ordinary user need cgroup v2 and the user's own systemd (log in, or have root \
+         `loginctl enable-linger` you); or run without limits",
+    )
 }
 
 /// Whether anything is limited; rules for devices are not a limit here, for an ordinary user can make none.
@@ -62,6 +62,17 @@ pub fn create(on: &Hierarchies, record: &Record, resources: &LinuxResources) -> 
         None if rootless::is_on() => Ok(open(on, record)),
         None => Cgroup::create(on, &record.cgroup, resources),
     }
+}
+
+/// Changes the limits of one that runs, if there is anything to change.
+pub fn update(on: &Hierarchies, record: &Record, change: &LinuxResources) -> Result<()> {
+    if !limits(change) {
+        return Ok(());
+    }
+    if rootless::is_on() && record.cgroup_unit.is_none() {
+        return Err(nothing_delegated());
+    }
+    open(on, record).update(change)
 }
 
 /// Finds it again. Whether it is there is seen when it is used.

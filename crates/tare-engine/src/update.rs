@@ -137,14 +137,13 @@ impl Engine {
         if let Some(status) = folders.status()?
             && let Some(_process) = status.process()
         {
-            let cgroup = crate::cgroup::open(&hierarchies, &record);
             let undo = || {
                 // What went before the one that failed goes back to what it was.
                 if let Ok(back) = &back {
-                    let _ = cgroup.update(back);
+                    let _ = crate::cgroup::update(&hierarchies, &before, back);
                 }
             };
-            if let Err(err) = cgroup.update(&change) {
+            if let Err(err) = crate::cgroup::update(&hierarchies, &before, &change) {
                 undo();
                 return Err(err.context(what()));
             }
