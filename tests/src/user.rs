@@ -119,6 +119,11 @@ impl User {
         self.path("work")
     }
 
+    /// The folder of what lasts.
+    pub fn root(&self) -> PathBuf {
+        self.path("home/state")
+    }
+
     /// The folder of what runs.
     pub fn run_root(&self) -> PathBuf {
         self.path("run/tare")
@@ -148,7 +153,7 @@ impl User {
         } else {
             Command::new(program)
         };
-        command.env("TARE_ROOT", self.path("home/state")).env("TARE_RUN_ROOT", self.run_root());
+        command.env("TARE_ROOT", self.root()).env("TARE_RUN_ROOT", self.run_root());
         if self.made_up {
             command.env("HOME", self.path("home")).env("USER", "tare-user");
             command.env("XDG_RUNTIME_DIR", self.path("run"));

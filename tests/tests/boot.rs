@@ -3,27 +3,11 @@
 
 use std::fs;
 
-use rustix::process::Signal;
-use tare_tests::{Host, eventually};
+use tare_tests::Host;
 
-/// What a reboot does: all processes end at once, the runtime folder is empty, and the boot has another id.
 fn reboot(host: &Host, names: &[&str]) {
-    let pids: Vec<i32> = names.iter().map(|name| host.pid(name)).filter(|pid| *pid != 0).collect();
-    for monitor in host.processes() {
-        monitor.kill();
-    }
-    for pid in pids {
-        tare_tests::process::signal(pid, Signal::KILL);
-    }
-    eventually("all are dead", || host.processes().is_empty());
-    fs::remove_dir_all(host.run_root()).unwrap();
-    fs::create_dir(host.run_root()).unwrap();
-    for container in fs::read_dir(host.root().join("containers")).unwrap().flatten() {
-        let path = container.path().join("status.json");
-        let mut status: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        status["Boot"] = "an earlier one".into();
-        fs::write(&path, status.to_string()).unwrap();
-    }
+    let pids: Vec<i32> = names.iter().map(|name| host.pid(name)).collect();
+    tare_tests::reboot(&host.root(), &host.run_root(), || host.processes(), &pids);
 }
 
 #[test]

@@ -28,7 +28,10 @@ impl Engine {
             // One that is damaged is no reason to leave the others.
             let (Ok(record), Ok(status)) = (folders.record(), folders.status()) else { continue };
             let status = status.unwrap_or_else(Status::created);
-            if status.process().is_none() && wants(&record.request.host_config.restart_policy.name, &status) {
+            let host = &record.request.host_config;
+            // An ordinary user's command has one network, and there is another for the others.
+            let reachable = crate::machine::check_network(&host.network_mode).is_ok();
+            if reachable && status.process().is_none() && wants(&host.restart_policy.name, &status) {
                 waiting.push((record.created, record.name, id));
             }
         }

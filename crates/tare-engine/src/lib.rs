@@ -84,7 +84,7 @@ pub use image_filter::ImageFilters;
 pub use list::{Filters, ListQuery, Size, Summary};
 pub use log::LogQuery;
 pub use machine::network_of as machine_network_of;
-pub use machine::{HOLDER, Network as MachineNetwork, enter, holder_main, recognize};
+pub use machine::{HOLDER, Network as MachineNetwork, enter, enter_each, holder_main, recognize};
 pub use monitor::adopt::{NAME as MONITOR, main as monitor_main};
 pub use monitor::message::Exit;
 pub use monitor::terminal::{NAME as TERMINAL, main as terminal_main};

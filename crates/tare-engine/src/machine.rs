@@ -91,6 +91,29 @@ pub fn enter(roots: &Roots, network: impl FnOnce() -> Network, warn: &dyn Fn(&st
     Err(Error::syscall("execve(our own binary, in the user's machine)", errno))
 }
 
+/// For a command that starts containers of either network, where an ordinary user has one with the host's: goes on in each, by
+/// a process of its own, and answers the higher exit code. `None`: one network is enough, and the caller is to [`enter`].
+pub fn enter_each(roots: &Roots, warn: &dyn Fn(&str)) -> Result<Option<u8>> {
+    if !rootless::is_outside() {
+        return Ok(None);
+    }
+    let ids = roots.ids()?;
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    if network_of(roots, &ids) == Network::Own {
+        return Ok(None);
+    }
+    let mut highest = 0;
+    for network in [Network::Own, Network::Host] {
+        let Some(child) = process::fork()? else {
+            return enter(roots, || network, warn).map(|()| None);
+        };
+        let child = rustix::process::pidfd_open(child, rustix::process::PidfdFlags::empty())
+            .doing(|| "pidfd_open(our own child)")?;
+        highest = highest.max(process::wait(child.as_fd())?.code());
+    }
+    Ok(Some(highest))
+}
+
 /// Our own binary as it is seen in this machine, at a read-only place. Root of a container here can be the owner of the
 /// file, and must not be able to write to it: see [`tare_runtime::exe`].
 fn own_binary() -> Option<OwnedFd> {

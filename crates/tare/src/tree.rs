@@ -388,6 +388,11 @@ fn perform(matches: &ArgMatches, spot: &dyn Fn() -> Spot) -> u8 {
     let answer = roots(&global).and_then(|roots| {
         if !WITHOUT_MACHINE.iter().any(|alone| std::ptr::eq(*alone, verb)) {
             let warn = |warning: &str| eprintln!("warning: {warning}");
+            if std::ptr::eq(verb, &system::BOOT)
+                && let Some(code) = tare_engine::enter_each(&roots, &warn)?
+            {
+                return Ok(code);
+            }
             tare_engine::enter(&roots, || network(&roots, verb, &given), &warn)?;
         }
         (verb.act)(&Engine::new(roots), &given)
@@ -396,7 +401,8 @@ fn perform(matches: &ArgMatches, spot: &dyn Fn() -> Spot) -> u8 {
 }
 
 /// What an ordinary user can do without a machine of their own.
-static WITHOUT_MACHINE: [&Verb; 4] = [&help::HELP, &info::VERSION, &login::LOGIN, &login::LOGOUT];
+static WITHOUT_MACHINE: [&Verb; 5] =
+    [&help::HELP, &info::VERSION, &login::LOGIN, &login::LOGOUT, &system::SERVICE];
 
 /// Which network an ordinary user's command has to be in.
 fn network(roots: &Roots, verb: &Verb, given: &Given) -> MachineNetwork {

@@ -131,7 +131,7 @@ pub const TABLE: [Row; 5] = [
         flavour: Flavour::Systemd,
         as_user: true,
         package: "tare-tests",
-        programs: &["oci_rootless*", "rootless"],
+        programs: &["oci_rootless*", "rootless", "rootless_boot"],
         except: &[],
         skip: &[],
     },
