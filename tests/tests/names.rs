@@ -72,6 +72,74 @@ fn names_are_served_on_the_network_called_bridge_too() {
 }
 
 #[test]
+fn a_link_is_a_name_for_one_container_alone_and_brings_dockers_variables() {
+    let host = Host::new();
+    host.detached(&["--name", "db", "--expose", "5432", "-e", "PASSWORD=secret"], "sleep 600");
+    let address = address_of(&host, "db");
+    let script = "ping -c 1 -W 5 store >/dev/null && env | grep ^STORE_ | sort";
+    let out = host.sh(&["--name", "web", "--link", "db:store", "-e", "STORE_PORT=mine"], script).ok();
+    let port = format!("tcp://{address}:5432");
+    let wanted = [
+        "STORE_ENV_PASSWORD=secret".to_owned(),
+        "STORE_NAME=/web/store".to_owned(),
+        "STORE_PORT=mine".to_owned(),
+        format!("STORE_PORT_5432_TCP={port}"),
+        format!("STORE_PORT_5432_TCP_ADDR={address}"),
+        "STORE_PORT_5432_TCP_PORT=5432".to_owned(),
+        "STORE_PORT_5432_TCP_PROTO=tcp".to_owned(),
+    ];
+    assert_eq!(out.lines().collect::<Vec<_>>(), wanted);
+    host.sh(&[], "nslookup store >/dev/null").fails(1);
+    // It follows the other one to a new address and a new name, without a restart of its own.
+    let keeper = host.detached(&["--link", "db:store"], "sleep 600");
+    host.tare(["stop", "-t", "0", "db"]).run().ok();
+    let squatter = host.detached(&["--ip", &address], "sleep 600");
+    host.tare(["start", "db"]).run().ok();
+    host.tare(["rename", "db", "base"]).run().ok();
+    assert_ne!(address_of(&host, "base"), address);
+    let seen = host.tare(["exec", &keeper, "nslookup", "store"]).run().ok();
+    assert!(seen.contains(&address_of(&host, "base")), "{seen}");
+    let name = host.inspect(&keeper)["Name"].as_str().expect("a name").to_owned();
+    assert_eq!(
+        host.inspect(&keeper)["HostConfig"]["Links"],
+        serde_json::json!([format!("/base:{name}/store")])
+    );
+    host.tare(["rm", "-f", &squatter]).run().ok();
+    // On a network of one's own it is a name and no more.
+    network(&host, "lan", &[]);
+    host.detached(&["--network", "lan", "--name", "other"], "sleep 600");
+    host.sh(
+        &["--network", "lan", "--link", "other:peer"],
+        "ping -c 1 -W 5 peer >/dev/null && env | grep -c ^PEER_",
+    )
+    .fails(1);
+    host.sh(&["--network", "lan", "--link", "other:peer"], "ping -c 1 -W 5 peer >/dev/null").ok();
+}
+
+fn address_of(host: &Host, name: &str) -> String {
+    let networks = &host.inspect(name)["NetworkSettings"]["Networks"]["bridge"];
+    networks["IPAddress"].as_str().expect("an address").to_owned()
+}
+
+#[test]
+fn links_that_lead_nowhere_are_refused() {
+    let host = Host::new();
+    host.detached(&["--name", "db"], "sleep 600");
+    host.sh(&["--link", "nobody"], "true").fails(125).complains_of(&["could not get container for nobody"]);
+    host.sh(&["--link", "db:"], "true").fails(125).complains_of(&["--link"]);
+    host.sh(&["--network", "none", "--link", "db"], "true")
+        .fails(125)
+        .complains_of(&["can't be used with links"]);
+    host.sh(&["--link-local-ip", "169.254.1.1"], "true").fails(125).complains_of(&["--ip"]);
+    host.tare(["rm", "--link", "db"]).run().fails(1).complains_of(&["rm --link"]);
+    host.tare(["stop", "-t", "0", "db"]).run().ok();
+    host.sh(&["--link", "db"], "true")
+        .fails(125)
+        .complains_of(&["cannot link to a non running container: db AS db"]);
+    assert_eq!(host.containers().len(), 1);
+}
+
+#[test]
 fn those_who_share_an_alias_take_turns() {
     let host = Host::new();
     network(&host, "lan", &[]);

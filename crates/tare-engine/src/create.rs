@@ -17,7 +17,7 @@ use crate::events::Event;
 use crate::policy::volumes::Wanted;
 use crate::policy::{self, ImageSays, Plan, Share};
 use crate::request::CreateRequest;
-use crate::{facts, host_image, name, removal, storage, sweep, volume};
+use crate::{facts, host_image, links, name, removal, storage, sweep, volume};
 
 /// A container that was made and not started yet.
 pub struct Created {
@@ -47,7 +47,7 @@ impl Created {
 
 impl Engine {
     /// Makes a container: checks the request, claims a name, writes it down. On failure nothing is left.
-    pub fn create(&self, request: CreateRequest) -> Result<Created> {
+    pub fn create(&self, mut request: CreateRequest) -> Result<Created> {
         if !request.name.is_empty() {
             name::check(&request.name)?;
         }
@@ -55,6 +55,7 @@ impl Engine {
         let image = self.find_image(&request)?;
         let says = ImageSays::of(&image.config);
         let sharing = policy::sharing(&request.host_config)?;
+        links::resolve(&self.roots, &mut request)?;
         let hierarchies = Hierarchies::discover()?;
         let random = random()?;
         let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();

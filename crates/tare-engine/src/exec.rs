@@ -29,7 +29,7 @@ use crate::engine::{Engine, not_running};
 use crate::events::Event;
 use crate::policy::{self, ImageSays, Plan};
 use crate::range::Range;
-use crate::{facts, stdio};
+use crate::{facts, links, stdio};
 
 /// What is to run.
 #[derive(Clone, Debug, Default)]
@@ -88,8 +88,9 @@ impl Engine {
     fn decided(&self, record: &Record, folders: &Folders, status: &Status) -> Result<Plan> {
         let hierarchies = tare_cgroup::Hierarchies::discover()?;
         let mut facts = facts::gather(&record.request, &hierarchies)?;
-        // A spec that was taken away since is no reason not to get in.
+        // A spec that was taken away since, or a linked container that has ended, is no reason not to get in.
         let _ = facts::add_cdi(&record.request, &mut facts);
+        let _ = links::add(&self.roots, record, &mut facts);
         facts.id.clone_from(&record.id);
         facts.files.clone_from(&folders.run);
         // Wherever its namespaces came from, it is in them.

@@ -40,7 +40,7 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": null,
-        "HostConfig": host_config(&record, &sharing)?,
+        "HostConfig": host_config(roots, &record, &sharing)?,
         "GraphDriver": {
             "Name": "overlay",
             "Data": {
@@ -109,7 +109,7 @@ const NULL_LISTS: [&str; 10] = [
 ];
 
 /// What was asked for, over what Docker shows where nothing was.
-fn host_config(record: &Record, sharing: &policy::Sharing) -> Result<Value> {
+fn host_config(roots: &Roots, record: &Record, sharing: &policy::Sharing) -> Result<Value> {
     let host = &record.request.host_config;
     let mut shown = match json!({
         "Annotations": {}, "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0], "CpuCount": 0,
@@ -122,6 +122,7 @@ fn host_config(record: &Record, sharing: &policy::Sharing) -> Result<Value> {
         _ => Map::new(),
     };
     shown.extend(object(host, record)?);
+    shown.insert("Links".to_owned(), json!(crate::links::shown(roots, record)));
     for name in NULL_LISTS {
         if shown.get(name).and_then(Value::as_array).is_some_and(Vec::is_empty) {
             shown.insert(name.to_owned(), Value::Null);
@@ -185,7 +186,7 @@ fn config(record: &Record) -> Result<Value> {
 }
 
 /// A variable of the request takes the place of the image's of the same name; a bare name takes it away.
-fn environment(image: &[String], own: &[String]) -> Vec<String> {
+pub(crate) fn environment(image: &[String], own: &[String]) -> Vec<String> {
     let mut env: Vec<String> = Vec::new();
     for pair in image.iter().chain(own) {
         let key = pair.split('=').next().unwrap_or_default();

@@ -36,6 +36,7 @@ mod image_copy;
 mod image_filter;
 mod image_inspect;
 mod inspect;
+mod links;
 mod list;
 mod log;
 mod machine;

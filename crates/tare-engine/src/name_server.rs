@@ -11,6 +11,7 @@ use tare_network::names::{Attachment, Config, Directory, Server, Sockets};
 use tare_sys::Result;
 
 use crate::container::{Record, Roots};
+use crate::links;
 
 /// Opens it; a container without a network has none. `sockets`: those of the server that this one goes on for.
 pub fn open(
@@ -28,7 +29,8 @@ pub fn open(
         record.request.host_config.dns.iter().filter_map(|address| address.parse().ok()).collect();
     let config = Config {
         netns,
-        directory: Directory::new(folders, attachments(connections), changes(roots, &record.id)),
+        directory: Directory::new(folders, attachments(connections), changes(roots, &record.id))
+            .linked(links::of(record)),
         named: &named,
         resolv_conf: Path::new("/etc/resolv.conf"),
         host: HostSockets::of(&roots.run),

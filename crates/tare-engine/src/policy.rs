@@ -7,6 +7,7 @@
 
 mod cdi;
 mod devices;
+mod links;
 mod logging;
 mod mounts;
 mod namespaces;
@@ -31,6 +32,7 @@ use crate::cdi::Edits;
 use crate::range::IdMap;
 use crate::request::{Config, CreateRequest, Ulimit};
 
+pub use links::Linked;
 pub use logging::{Keep, Logging, logging};
 pub use mounts::mount_points;
 pub use namespaces::{Share, Sharing, sharing};
@@ -100,6 +102,8 @@ pub struct Facts {
     pub devices: Vec<DeviceFact>,
     /// What else devices asked for by name change.
     pub edits: Edits,
+    /// Containers that it is linked to, and gets variables of.
+    pub linked: Vec<Linked>,
     /// Numbers of the block devices named in limits: path, major, minor.
     pub block_devices: Vec<(String, u64, u64)>,
     /// Per-CPU thermal folders, masked as Docker does.
@@ -162,7 +166,8 @@ pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result
     let secure = security(host)?;
     let hostname = hostname(request, &facts.id);
     let mut process =
-        process(config, host.ulimits.as_slice(), image, &hostname, host.oom_score_adj, &secure, &host.umask)?;
+        process(config, host.ulimits.as_slice(), image, host.oom_score_adj, &secure, &host.umask)?;
+    process.set_env(Some(environment(config, image, &hostname, &facts.linked)));
     if let Some(env) = process.env_mut() {
         cdi::set_env(&facts.edits, env);
     }
@@ -261,7 +266,6 @@ fn process(
     config: &Config,
     ulimits: &[Ulimit],
     image: &ImageSays,
-    hostname: &str,
     oom_score_adj: i32,
     secure: &security::Secure,
     umask_text: &str,
@@ -282,7 +286,6 @@ fn process(
         .terminal(config.tty)
         .user(user)
         .args(args)
-        .env(environment(config, image, hostname))
         .cwd(cwd)
         .capabilities(secure.capability_sets()?)
         .no_new_privileges(secure.no_new_privileges)
@@ -319,13 +322,14 @@ fn check_runtime(name: &str) -> Result<()> {
     }
 }
 
-/// Docker's order: the defaults, the image's, the request's; a later one takes the place of an earlier one of
+/// Docker's order: the defaults, those of links, the image's, the request's; a later one takes the place of an earlier one of
 /// the same name. A request for a bare name takes the variable away.
-fn environment(config: &Config, image: &ImageSays, hostname: &str) -> Vec<String> {
+fn environment(config: &Config, image: &ImageSays, hostname: &str, linked: &[Linked]) -> Vec<String> {
     let mut env: Vec<String> = vec![format!("PATH={PATH}"), format!("HOSTNAME={hostname}")];
     if config.tty {
         env.push("TERM=xterm".to_owned());
     }
+    env.extend(linked.iter().flat_map(links::env));
     for pair in image.env.iter().chain(&config.env) {
         let key = pair.split('=').next().unwrap_or_default();
         let same = |known: &String| known.split('=').next() == Some(key);

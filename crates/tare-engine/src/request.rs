@@ -200,6 +200,8 @@ pub struct HostConfig {
     pub extra_hosts: Vec<String>,
     /// Everything allowed: no isolation to speak of.
     pub privileged: bool,
+    /// `NAME:ALIAS`, other containers that this one knows by names of its own; in a container's record `ID:ALIAS`.
+    pub links: Vec<String>,
     /// The root file system is read-only.
     pub readonly_rootfs: bool,
     /// `seccomp=…`, `no-new-privileges[=true|false]`, `systempaths=unconfined`, `label=…`, `apparmor=…`.

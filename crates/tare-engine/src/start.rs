@@ -27,7 +27,7 @@ use crate::network::Joined;
 use crate::policy::{self, ImageSays, Plan, Share};
 use crate::range::Range;
 use crate::stdio::{self, Stdin};
-use crate::{facts, files, host_image, removal};
+use crate::{facts, files, host_image, links, removal};
 
 /// What of the container the caller wants to have.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +70,14 @@ impl Engine {
     /// Starts a container that was just made. On failure nothing of it is left.
     pub fn start(&self, created: Created, attach: Attach) -> Result<Started> {
         let Created { record, plan, hierarchies, folders, lock, shared, .. } = created;
-        let prepared = match self.prepare(&record, &folders, plan, shared, hierarchies) {
+        let decided = match record.request.host_config.links.is_empty() {
+            true => Ok((plan, shared, hierarchies)),
+            // What links bring is known once it has a name.
+            false => self.decide(&record, &folders),
+        };
+        let prepared = match decided.and_then(|(plan, shared, hierarchies)| {
+            self.prepare(&record, &folders, plan, shared, hierarchies)
+        }) {
             Ok(prepared) => prepared,
             Err(err) => {
                 removal::undo(&self.roots, &record);
@@ -126,6 +133,7 @@ impl Engine {
         let hierarchies = Hierarchies::discover()?;
         let mut facts = facts::gather(&record.request, &hierarchies)?;
         facts::add_cdi(&record.request, &mut facts)?;
+        links::add(&self.roots, record, &mut facts)?;
         facts.id.clone_from(&record.id);
         facts.files.clone_from(&folders.run);
         facts.mounts.clone_from(&record.mounts);

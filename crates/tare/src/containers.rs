@@ -64,6 +64,7 @@ pub static REMOVE: Verb = Verb {
     words_end_options: false,
     flags: &[
         Flag::switch("force", "Kill the container first if it runs").short('f'),
+        Flag::switch("link", "Not supported; links go with the container that has them").short('l'),
         Flag::switch("volumes", "Remove its anonymous volumes as well").short('v'),
     ],
     act: remove,
@@ -174,6 +175,13 @@ fn lines(text: &str) -> Parsed<Option<usize>> {
 
 fn remove(engine: &Engine, given: &Given) -> Result<u8> {
     let (force, volumes) = (given.on("force")?, given.on("volumes")?);
+    if given.on("link")? {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "rm --link: a link cannot be removed from a container that has it",
+        )
+        .hint("make that container anew without --link"));
+    }
     Ok(each(&given.words(), |word| {
         engine.remove(word, force, volumes)?;
         say(&format!("{word}\n"))

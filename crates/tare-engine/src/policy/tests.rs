@@ -210,7 +210,7 @@ fn command_and_environment_follow_dockers_rules() {
     assert!(command(&config(Some(&[]), None), &image).is_empty());
     let mine =
         Config { env: vec!["A=mine".into(), "B".into(), "PATH=/p".into()], tty: true, ..Config::default() };
-    let env = environment(&mine, &image, "h");
+    let env = environment(&mine, &image, "h", &[]);
     assert_eq!(env, ["PATH=/p", "HOSTNAME=h", "TERM=xterm", "A=mine"]);
 }
 

@@ -47,6 +47,8 @@ pub struct Directory {
     changes: PathBuf,
     changes_seen: Option<Seen>,
     attached: Vec<Network>,
+    /// Names that this container alone has for others, and their short ids.
+    links: Vec<(String, String)>,
     /// Round robin: who was first the last time is last the next.
     turn: usize,
 }
@@ -103,9 +105,24 @@ impl Directory {
     /// For a container that is on these networks, until `changes` says otherwise; see
     /// [`Directory::write_changes`].
     pub fn new(folders: Folders, attached: Vec<Attachment>, changes: PathBuf) -> Directory {
-        let mut directory = Directory { folders, changes, changes_seen: None, attached: Vec::new(), turn: 0 };
+        let mut directory = Directory {
+            folders,
+            changes,
+            changes_seen: None,
+            attached: Vec::new(),
+            links: Vec::new(),
+            turn: 0,
+        };
         directory.attach(attached);
         directory
+    }
+
+    /// With these ids of containers and what this one alone calls them.
+    #[must_use]
+    pub fn linked<'a>(mut self, links: impl Iterator<Item = (&'a str, &'a str)>) -> Directory {
+        let short = |(id, alias): (&str, &str)| (alias.to_lowercase(), id.chars().take(SHORT).collect());
+        self.links = links.map(short).collect();
+        self
     }
 
     /// Tells the name server of a running container that it is on these networks from now on.
@@ -129,6 +146,13 @@ impl Directory {
     /// has the name, in an order that changes from one question to the next. `None`: nobody has it.
     pub fn addresses(&mut self, name: &str) -> Option<Vec<IpAddr>> {
         self.refresh();
+        // Of a link that leads nowhere the name may still be another's.
+        let linked = self.links.iter().filter(|(alias, _)| alias == name).map(|(_, id)| id.clone());
+        let linked: Vec<String> = linked.collect();
+        linked.iter().find_map(|id| self.addresses_of(id)).or_else(|| self.addresses_of(name))
+    }
+
+    fn addresses_of(&mut self, name: &str) -> Option<Vec<IpAddr>> {
         let mut found: Option<Vec<IpAddr>> = None;
         for network in &mut self.attached {
             network.refresh(&self.folders);
@@ -300,6 +324,17 @@ mod tests {
         }
         assert_eq!(directory.name_of("10.0.0.2".parse().unwrap()).as_deref(), Some("Web.front"));
         assert_eq!(directory.name_of("10.0.0.3".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn a_link_goes_before_a_name_and_one_that_leads_nowhere_does_not_hide_it() {
+        let (_place, folders, mut directory) = networks();
+        add(&folders, "f1", "0123456789abcdef", "one", &[], "10.0.0.2");
+        add(&folders, "f1", "fedcba9876543210", "two", &[], "10.0.0.3");
+        directory = directory.linked([("0123456789abcdef", "Two")].into_iter());
+        assert_eq!(found(&mut directory, "two"), ["10.0.0.2"]);
+        fs::remove_file(folders.endpoints("f1").join("0123456789abcdef.json")).unwrap();
+        assert_eq!(found(&mut directory, "two"), ["10.0.0.3"]);
     }
 
     #[test]

@@ -33,6 +33,15 @@ pub fn network(text: &str) -> Parsed<(String, EndpointSettings)> {
     if name.is_empty() { Err("there is no name=".to_owned()) } else { Ok((name, settings)) }
 }
 
+/// `NAME[:ALIAS]`
+pub fn link(text: &str) -> Parsed<String> {
+    let (name, alias) = text.split_once(':').unwrap_or((text, text));
+    if name.is_empty() || alias.is_empty() || alias.contains(':') {
+        return Err("it must be NAME or NAME:ALIAS".to_owned());
+    }
+    Ok(format!("{name}:{alias}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

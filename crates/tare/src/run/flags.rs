@@ -88,6 +88,8 @@ pub const FLAGS: &[Flag] = &[
     Flag::one("kernel-memory", "bytes", "64m", "Without effect: Linux has no such limit any more"),
     Flag::many("label", "KEY=value", "Set labels on the container").short('l'),
     Flag::many("label-file", "app.labels", "Read labels from a file"),
+    Flag::many("link", "db:database", "Let it find another container by a name of its own (NAME[:ALIAS])"),
+    Flag::many("link-local-ip", "169.254.7.5", "Not supported; --ip gives it an address"),
     Flag::one("log-driver", "string", "json-file", "Where to keep output (json-file|local|journald|none)"),
     Flag::many("log-opt", "max-size=10m", "Options of the log driver (max-size, max-file, labels, env, tag)"),
     Flag::one("mac-address", "address", "02:42:0a:14:00:05", "Give it this hardware address"),

@@ -205,6 +205,7 @@ fn host_config(given: &Given) -> Result<HostConfig> {
         init: given.on("init")?,
         shm_size: given.value("shm-size", parse::bytes)?.unwrap_or_default(),
         devices: paths,
+        links: given.values("link", network::link)?,
         device_requests: requests,
         ..HostConfig::default()
     })
@@ -421,6 +422,10 @@ fn rootfs(given: &Given) -> Result<String> {
 
 /// What Docker knows and this engine does not do; what is harmless to pass over is.
 fn refusals(given: &Given) -> Result<()> {
+    if !given.texts("link-local-ip").is_empty() {
+        return Err(Error::new(Kind::Unsupported, "--link-local-ip is not supported")
+            .hint("--ip and --ip6 give it an address of its network"));
+    }
     if let Some(text) = given.text("isolation").filter(|text| !["", "default"].contains(text)) {
         return Err(given.wrong("isolation", text, "there is only default on Linux"));
     }
