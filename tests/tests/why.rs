@@ -1,6 +1,7 @@
 //! What `tare why` says, and the short form of it elsewhere.
 #![forbid(unsafe_code)]
 
+use rustix::process::Signal;
 use tare_tests::{Host, eventually};
 
 fn why(host: &Host, name: &str) -> String {
@@ -42,6 +43,62 @@ fn a_deaf_container_was_killed_when_its_time_was_up() {
         said.contains("SIGTERM") && said.contains("SIGKILL") && said.contains("stop by tare stop, run by"),
         "{said}"
     );
+}
+
+#[test]
+fn who_sent_a_signal_is_told() {
+    let host = Host::new();
+    let told = |name: &str, wanted: &str| {
+        eventually("it ends", || host.status(name) == "exited");
+        let said = why(&host, name);
+        assert!(said.contains(wanted), "{wanted}: {said}");
+        let query = [
+            "events",
+            "--since",
+            "1h",
+            "--until",
+            "0s",
+            "-f",
+            "event=kill",
+            "-f",
+            &format!("container={name}"),
+        ];
+        host.tare(query)
+            .args(["--format", "{{.Actor.Attributes.signal}} {{.Actor.Attributes.by}}"])
+            .run()
+            .ok()
+    };
+    for (name, words, wanted) in [
+        ("one", &["kill"][..], "9 tare kill (pid "),
+        ("two", &["container", "stop", "-s", "KILL"], "9 tare container stop (pid "),
+        ("three", &["kill", "-s", "KILL"], "9 tare kill (pid "),
+    ] {
+        host.detached(&["--name", name], "sleep 60");
+        host.tare(words.iter().copied()).arg(name).run().ok();
+        let events = told(name, &format!("it was ended by SIGKILL, sent by {}", &wanted[2..]));
+        assert!(events.starts_with(wanted) && events.contains(", uid 0), run by "), "{events}");
+    }
+    // A foreground command that passes a signal on: not what it was given.
+    host.busybox();
+    let words = ["run", "--name", "four", "--init", "-e", "SECRET=x", "busybox", "sleep", "60"];
+    let running = host.tare(words).start();
+    eventually("it runs", || !host.tare(["ps", "-q", "-f", "name=four"]).run().stdout().is_empty());
+    running.signal(Signal::TERM);
+    running.wait().fails(143);
+    let events = told("four", "it was ended by SIGTERM, sent by tare run (pid ");
+    assert!(!events.contains("SECRET"), "{events}");
+    let check = ["--health-cmd", "false", "--health-interval", "50ms", "--health-retries", "1"];
+    host.detached(&[&["--name", "five", "--health-on-failure", "kill"][..], &check].concat(), "sleep 60");
+    told("five", "it was ended by SIGKILL, sent by tare, because its health check failed");
+    host.detached(&["--name", "six"], "trap '' TERM; echo on; while :; do sleep 0.1; done");
+    eventually("it is on", || host.tare(["logs", "six"]).run().stdout() == "on");
+    host.tare(["stop", "-t", "1", "six"]).run().ok();
+    let events = told("six", "sent by tare, because its time to stop was up");
+    assert!(events.contains("15 tare stop (pid ") && events.contains("9 tare, because"), "{events}");
+    // Somebody else on the host.
+    host.detached(&["--name", "seven"], "sleep 60");
+    tare_tests::process::signal(host.pid("seven"), Signal::KILL);
+    assert_eq!(told("seven", "not by tare"), "");
 }
 
 #[test]

@@ -92,9 +92,8 @@ impl Event {
     #[must_use]
     pub fn by(self, verb: &str) -> Event {
         let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
-        let caller = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
-        let user = std::env::var("SUDO_USER").map_or_else(|_| String::new(), |user| format!(" for {user}"));
-        self.with("by", format!("tare {verb}, run by {} ({parent}){user}", caller.trim()))
+        let user = std::env::var("SUDO_USER").ok();
+        self.with("by", format!("tare {verb}{}", run_by(parent, user.as_deref())))
     }
 
     /// One more attribute.
@@ -103,6 +102,13 @@ impl Event {
         self.actor.attributes.insert(key.to_owned(), value.to_string());
         self
     }
+}
+
+/// `, run by bash (33) for anna`: a command's parent, and the user who called sudo(8).
+pub(crate) fn run_by(parent: i32, user: Option<&str>) -> String {
+    let caller = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
+    let user = user.map_or_else(String::new, |user| format!(" for {user}"));
+    format!(", run by {} ({parent}){user}", caller.trim())
 }
 
 fn file(roots: &Roots) -> PathBuf {

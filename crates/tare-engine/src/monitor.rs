@@ -24,6 +24,7 @@ pub mod message;
 mod output;
 mod ports;
 pub mod restart;
+mod sender;
 pub mod terminal;
 
 use std::cell::Cell;
@@ -533,7 +534,7 @@ impl Monitor {
             self.flush_output();
         }
         if due(&mut self.times.kill) {
-            self.signal(9);
+            self.signal(9, sender::TIMEOUT);
         }
         if due(&mut self.times.repeat) {
             self.repeat_signal();
@@ -579,16 +580,6 @@ impl Monitor {
         let Some(listener) = &self.listener else { return };
         if let Ok(channel) = Channel::accept(listener.as_fd()) {
             self.clients.push(Client::new(channel));
-        }
-    }
-
-    fn signal(&self, number: i32) {
-        let Some(alive) = &self.alive else { return };
-        let _ = process::signal(alive.pidfd.as_fd(), number);
-        crate::events::emit(&self.roots, &Event::container(&self.record, "kill").with("signal", number));
-        if self.status.state == State::Paused && number == 9 {
-            // On cgroup v1 the frozen do not die.
-            let _ = self.with_cgroup(Cgroup::thaw);
         }
     }
 

@@ -73,9 +73,8 @@ impl Engine {
             if event.action == "kill" {
                 let number = attribute("signal").parse().unwrap_or(0);
                 let when = in_words(now.seconds() - event.time).to_lowercase();
-                fact("signal", format!("{} {when} ago, from tare", signal_name(number)));
-            }
-            if !attribute("by").is_empty() {
+                fact("signal", format!("{} {when} ago, sent by {}", signal_name(number), attribute("by")));
+            } else if !attribute("by").is_empty() {
                 fact("asked", format!("{} by {}", event.action, attribute("by")));
             }
         }
@@ -187,8 +186,9 @@ fn reason(record: &Record, status: &Status, events: &[Event]) -> (String, String
                     "it did not end when it was asked to, and was killed when its time was up",
                     "let its main process obey the stop signal (`exec` in shell scripts, --init), or give it more time: --stop-timeout",
                 ),
-                (Some(_), _) => {
-                    (format!("it was ended by {name}, which was sent to it by tare"), String::new())
+                (Some(event), _) => {
+                    let by = event.actor.attributes.get("by").map_or("tare", String::as_str);
+                    (format!("it was ended by {name}, sent by {by}"), String::new())
                 }
                 (None, 9) => say(
                     "it was ended by SIGKILL, and not by tare: by somebody on the host, or from inside",

@@ -99,6 +99,13 @@ impl Channel {
         rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
     }
 
+    /// Process and user of the other end, as they were when it connected or made the pair, in our own namespaces
+    /// (`SO_PEERCRED`, unix(7)); `None`: the kernel cannot say.
+    pub fn peer(&self) -> Option<(i32, u32)> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.0).ok()?;
+        Some((peer.pid.as_raw_nonzero().get(), peer.uid.as_raw()))
+    }
+
     /// Whether [`receive`](Channel::receive) would answer at once.
     pub fn has_word(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -181,6 +188,13 @@ impl From<Channel> for OwnedFd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_other_end_is_known() {
+        let (ours, _theirs) = Channel::pair().unwrap();
+        let own = (std::process::id() as i32, rustix::process::getuid().as_raw());
+        assert_eq!(ours.peer(), Some(own));
+    }
 
     #[test]
     fn the_last_words_of_one_who_did_not_listen_are_heard() {

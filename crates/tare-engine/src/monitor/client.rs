@@ -148,6 +148,11 @@ impl Client {
         self.flush();
     }
 
+    /// The connection.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     pub fn is_done(&self) -> bool {
         self.gone || (self.queue.is_empty() && self.skipped == 0)
     }
@@ -230,7 +235,7 @@ impl Monitor {
                 if ends {
                     self.intend_stop();
                 }
-                self.signal(signal);
+                self.signal(signal, &self.sender(at));
                 if ends && signal != 9 && self.status.state == State::Paused {
                     // Frozen it could not obey.
                     self.freeze(false)?;
@@ -293,7 +298,7 @@ impl Monitor {
         let timeout = Duration::from_millis(timeout.or(own).unwrap_or(STOP_TIMEOUT));
         let signal = signal.unwrap_or(self.record.stop_signal);
         let dropped = process::first_drops(self.status.pid, signal);
-        self.signal(signal);
+        self.signal(signal, &self.sender(at));
         if dropped {
             self.dropped = (signal, FIRST_LOOK);
             self.times.repeat = Some(Instant::now() + FIRST_LOOK);

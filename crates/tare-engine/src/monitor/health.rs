@@ -8,7 +8,7 @@ use tare_sys::process::{self, Ended};
 use tare_sys::spawn::{self, Program};
 use tare_sys::time::Moment;
 
-use super::{Asked, Monitor, adopt};
+use super::{Asked, Monitor, adopt, sender};
 use crate::container::State;
 use crate::events::Event;
 use crate::exec::probe;
@@ -130,7 +130,7 @@ impl Monitor {
         let asks = |monitor: &mut Monitor, asked| drop(monitor.ask_to_end(usize::MAX, asked, None, None));
         match self.record.request.config.healthcheck_on_failure_action.as_str() {
             // A restart policy may start it again.
-            "kill" => self.signal(9),
+            "kill" => self.signal(9, sender::HEALTH),
             "restart" => asks(self, Asked::Restart),
             "stop" => asks(self, Asked::Stop),
             _ => {}
