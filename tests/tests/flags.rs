@@ -116,3 +116,18 @@ fn the_writable_layer_cannot_grow_beyond_its_size() {
         .fails(125)
         .complains_of(&["storage-opt"]);
 }
+
+#[test]
+fn what_docker_has_and_tare_has_not_says_what_to_use() {
+    let host = Host::new();
+    host.sh(&["--use-api-socket"], "true").fails(125).complains_of(&["--use-api-socket", "--volume"]);
+    host.tare(["create", "--name", "box", "busybox", "true"]).run().ok();
+    for flag in [["--checkpoint", "one"], ["--checkpoint-dir", "/x"]] {
+        host.tare(["start"])
+            .args(flag)
+            .arg("box")
+            .run()
+            .fails(1)
+            .complains_of(&[flag[0], "tare-oci restore"]);
+    }
+}

@@ -408,3 +408,24 @@ fn an_archive_can_be_compressed_by_the_name_of_its_file() {
     }
     host.tare(["save", "-o", "/dev/null", "busybox"]).run().ok();
 }
+
+#[test]
+fn an_image_is_for_one_platform_and_says_so() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["tag", "busybox", "example.org/other:2"]).run().ok();
+    let tree = host.tare(["images", "--tree"]).run().ok();
+    let lines: Vec<&str> = tree.lines().filter_map(|line| line.split("  ").next()).collect();
+    assert_eq!(lines, ["IMAGE", "busybox:latest", "example.org/other:2", "└─ linux/amd64"]);
+    host.tare(["images", "--tree", "--quiet"]).run().fails(1).complains_of(&["--quiet"]);
+    let steps = host.tare(["history", "--platform", "linux/amd64", "-q", "busybox"]).run().ok();
+    assert_eq!(steps, host.tare(["history", "-q", "busybox"]).run().ok());
+    for words in [&["history"][..], &["rmi"]] {
+        let call = host.tare(words.iter().copied()).args(["--platform", "linux/s390x", "busybox"]).run();
+        call.fails(1).complains_of(&["the image is for linux/amd64, not for linux/s390x"]);
+    }
+    host.tare(["rmi", "--platform", "linux/amd64", "example.org/other:2"])
+        .run()
+        .prints("Untagged: example.org/other:2");
+    assert!(host.tare(["images"]).run().ok().contains("busybox"));
+}

@@ -62,6 +62,10 @@ fn wrong_values_change_nothing() {
         (&["--cpuset-cpus", "a-b"], "cpuset"),
         (&["--blkio-weight", "5"], "blkio-weight"),
         (&["--pids-limit", "some"], "pids-limit"),
+        (
+            &["--cpu-rt-period", "10000", "--cpu-rt-runtime", "20000"],
+            "--cpu-rt-runtime is more than --cpu-rt-period",
+        ),
         (&["--pids-limit", "50", "--cpuset-cpus", "9000"], "cpuset"),
     ] {
         host.tare(["update"]).args(flags).arg(&id).run().fails(1).complains_of(&[why]);
@@ -70,6 +74,21 @@ fn wrong_values_change_nothing() {
     host.tare(["update", &id]).run().fails(1).complains_of(&["nothing to change"]);
     host.tare(["update", "--cpus", "1", "nosuch"]).run().fails(1).complains_of(&["no such container"]);
     host.tare(["rm", "-f", &id]).run().ok();
+}
+
+#[test]
+fn real_time_is_changed_for_the_next_start() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["create", "--name", "box", "busybox", "true"]).run().ok();
+    host.tare(["update", "--cpu-rt-period", "1000000", "--cpu-rt-runtime", "5000", "box"])
+        .run()
+        .prints("box");
+    let terms = &host.inspect("box")["HostConfig"];
+    assert_eq!(
+        (&terms["CpuRealtimePeriod"], &terms["CpuRealtimeRuntime"]),
+        (&1_000_000.into(), &5000.into())
+    );
 }
 
 #[test]

@@ -132,10 +132,11 @@ impl Engine {
 
     /// How an image was made, the last step first, as Docker lists it.
     ///
-    /// Errors: [`Kind::NotFound`].
-    pub fn history(&self, image: &str) -> Result<Vec<Step>> {
+    /// Errors: [`Kind::NotFound`], also for an image that is not for the platform.
+    pub fn history(&self, image: &str, platform: Option<&str>) -> Result<Vec<Step>> {
         let store = self.images()?;
         let id = store.resolve(image)?.image_id;
+        is_for(&store.image_of(&id)?, platform).doing(|| format!("history of {image}"))?;
         let mut steps: Vec<Step> = Vec::new();
         for (line, size) in store.history(image)?.into_iter().rev() {
             steps.push(Step {

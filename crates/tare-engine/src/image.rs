@@ -8,7 +8,7 @@ use tare_image::store::{Damage, Image, Removal, Removed};
 use tare_image::{Change, ImageStore, ImportOptions, Platform, Reference};
 use tare_sys::{Context, Error, Kind, Result};
 
-use crate::carry::{is_host, name_of_host};
+use crate::carry::{is_for, is_host, name_of_host};
 use crate::container::{State, Status, make_folder};
 use crate::engine::{Engine, need_root};
 use crate::events::Event;
@@ -30,6 +30,10 @@ pub struct ImageSummary {
     pub created: i64,
     /// Bytes unpacked.
     pub size: u64,
+    /// Bytes of its blobs, as they are kept to be pushed and saved.
+    pub content: u64,
+    /// `linux/amd64`.
+    pub platform: String,
 }
 
 /// How to import.
@@ -123,6 +127,8 @@ impl Engine {
                 // Without a date it says the year 1, as Docker's does.
                 created: seconds(&image).max(0),
                 size: image.size,
+                content: image.blobs.iter().map(|blob| blob.size).sum(),
+                platform: image.platform.to_string(),
             };
             if image.names.is_empty() && chosen.takes_name(None) {
                 lines.push(line(String::new(), String::new(), image.manifest.to_string()));
@@ -143,10 +149,16 @@ impl Engine {
 
     /// Takes a name away, and the image with its last name, unless a container stands on it; answers with Docker's
     /// lines. With `force`, an id takes all its names away, and an image that a container stands on loses its name and
-    /// stays. With `no_prune`, only names go.
+    /// stays. With `no_prune`, only names go. With a `platform`, only an image that is for that.
     ///
     /// Errors: [`Kind::NotFound`]; [`Kind::Conflict`] where something stands in the way.
-    pub fn remove_image(&self, name: &str, force: bool, no_prune: bool) -> Result<Vec<String>> {
+    pub fn remove_image(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        force: bool,
+        no_prune: bool,
+    ) -> Result<Vec<String>> {
         sweep::sweep(self.roots())?;
         if Reference::parse(name).is_ok_and(|name| is_host(&name)) {
             return Err(Error::new(Kind::Usage, "remove the image host: it is this machine itself"));
@@ -155,6 +167,7 @@ impl Engine {
         let record = store.resolve(name)?;
         let by_name = !record.name.is_empty();
         let image = store.image_of(&record.image_id)?;
+        is_for(&image, platform).doing(|| format!("remove {name}"))?;
         let user = self.users_of_images()?.remove(&record.image_id);
         let mut how = Removal { all_names: force, keep: no_prune, count: false };
         if let Some((container, runs)) = user

@@ -33,6 +33,10 @@ pub struct Update {
     pub cpu_period: Option<i64>,
     /// CFS quota in microseconds; -1: none.
     pub cpu_quota: Option<i64>,
+    /// Period of the real-time scheduler in microseconds; cgroup v1 only.
+    pub cpu_rt_period: Option<i64>,
+    /// Time for real-time processes in each such period, in microseconds; cgroup v1 only.
+    pub cpu_rt_runtime: Option<i64>,
     /// CPUs allowed.
     pub cpuset_cpus: Option<String>,
     /// Memory nodes allowed.
@@ -80,6 +84,8 @@ impl Update {
         number(&mut host.cpu_shares, self.cpu_shares);
         number(&mut host.cpu_period, self.cpu_period);
         number(&mut host.cpu_quota, self.cpu_quota);
+        number(&mut host.cpu_rt_period, self.cpu_rt_period);
+        number(&mut host.cpu_rt_runtime, self.cpu_rt_runtime);
         for (to, value) in
             [(&mut host.cpuset_cpus, &self.cpuset_cpus), (&mut host.cpuset_mems, &self.cpuset_mems)]
         {

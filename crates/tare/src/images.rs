@@ -1,12 +1,14 @@
 //! `tare images`, `tare history` and `tare rmi`.
 
+use std::collections::BTreeSet;
+
 use tare_engine::{Engine, ImageSummary, Step};
-use tare_sys::Result;
+use tare_sys::{Error, Kind, Result};
 
 use crate::failure::each;
 use crate::flag::{Flag, Given};
 use crate::table::{self, Column, Row};
-use crate::terminal::say;
+use crate::terminal::{harmless, say};
 use crate::tree::Verb;
 use crate::{human, image_filters};
 
@@ -52,6 +54,7 @@ pub static LIST: Verb = Verb {
         ),
         Flag::switch("no-trunc", "Do not shorten what is printed"),
         Flag::switch("quiet", "Print IDs only").short('q'),
+        Flag::switch("tree", "Show what platform each image is for"),
     ],
     act: list,
     failed: 1,
@@ -70,6 +73,7 @@ pub static REMOVE: Verb = Verb {
         )
         .short('f'),
         Flag::switch("no-prune", "Only take names away"),
+        Flag::one("platform", "string", "linux/arm64", "Fail if the image is for another platform"),
     ],
     act: remove,
     failed: 1,
@@ -90,6 +94,7 @@ pub static HISTORY: Verb = Verb {
         ),
         Flag::switch("human", "Print sizes and dates for people (the default)").short('H'),
         Flag::switch("no-trunc", "Do not shorten what is printed"),
+        Flag::one("platform", "string", "linux/arm64", "Fail if the image is for another platform"),
         Flag::switch("quiet", "Print IDs only").short('q'),
     ],
     act: history,
@@ -107,7 +112,7 @@ const STEP_COLUMNS: [Column; 5] = [
 const COMMAND: usize = 45;
 
 fn history(engine: &Engine, given: &Given) -> Result<u8> {
-    let steps = engine.history(given.words()[0])?;
+    let steps = engine.history(given.words()[0], given.text("platform"))?;
     let (whole, human) = (given.on("no-trunc")?, given.maybe("human")?.unwrap_or(true));
     let id = |step: &Step| match step.id.as_str() {
         "" => "<missing>".to_owned(),
@@ -143,6 +148,20 @@ fn list(engine: &Engine, given: &Given) -> Result<u8> {
     filters.references.extend(given.words().iter().map(|word| (*word).to_owned()));
     let images = engine.list_images(&filters)?;
     let whole = given.on("no-trunc")?;
+    if given.on("tree")? {
+        for (long, said) in [
+            ("quiet", given.on("quiet")?),
+            ("digests", given.on("digests")?),
+            ("format", given.text("format").is_some()),
+        ] {
+            if said {
+                return Err(Error::new(Kind::Usage, format!("--tree and --{long} contradict each other"))
+                    .hint("leave out one of the two"));
+            }
+        }
+        say(&tree(&images, whole))?;
+        return Ok(0);
+    }
     if given.on("quiet")? {
         say(&images.iter().map(|image| format!("{}\n", id(image, whole))).collect::<String>())?;
         return Ok(0);
@@ -150,6 +169,27 @@ fn list(engine: &Engine, given: &Given) -> Result<u8> {
     let columns: &[Column] = if given.on("digests")? { &DIGESTS } else { &COLUMNS };
     table::print(given, columns, &HEADINGS, images.iter().map(|image| row(image, whole)).collect())?;
     Ok(0)
+}
+
+/// All names of an image, and under them what it is for: the store has one platform of an image.
+fn tree(images: &[ImageSummary], whole: bool) -> String {
+    let mut lines = vec!["IMAGE\tID\tDISK USAGE\tCONTENT SIZE".to_owned()];
+    let mut seen = BTreeSet::new();
+    for image in images.iter().filter(|image| seen.insert(image.id.as_str())) {
+        let line = |name: &str| {
+            let (id, size) = (id(image, whole), human::size(image.size));
+            format!("{}\t{id}\t{size}\t{}", harmless(name), human::size(image.content))
+        };
+        for named in images.iter().filter(|other| other.id == image.id) {
+            lines.push(match named.repository.as_str() {
+                "" => line("<untagged>"),
+                name if named.tag.is_empty() => line(&format!("{name}@{}", named.digest)),
+                name => line(&format!("{name}:{}", named.tag)),
+            });
+        }
+        lines.push(line(&format!("└─ {}", image.platform)));
+    }
+    table::aligned(lines.into_iter())
 }
 
 fn id(image: &ImageSummary, whole: bool) -> &str {
@@ -182,7 +222,7 @@ fn known(created: i64, words: String) -> String {
 fn remove(engine: &Engine, given: &Given) -> Result<u8> {
     let (force, no_prune) = (given.on("force")?, given.on("no-prune")?);
     Ok(each(&given.words(), |word| {
-        let lines = engine.remove_image(word, force, no_prune)?;
+        let lines = engine.remove_image(word, given.text("platform"), force, no_prune)?;
         say(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
     }))
 }
@@ -200,6 +240,8 @@ mod tests {
             digest: String::new(),
             created: 0,
             size: 4_404_019,
+            content: 2_000_000,
+            platform: "linux/amd64".to_owned(),
         };
         let found = row(&image, false);
         assert_eq!(
@@ -207,6 +249,11 @@ mod tests {
             (&"0123456789ab".into(), &"<none>".into(), &"4.4MB".into())
         );
         assert_eq!(row(&image, true)["ID"], "sha256:0123456789abcdef");
+        let tagged = ImageSummary { tag: "latest".to_owned(), ..image.clone() };
+        let expected = "IMAGE                           ID             DISK USAGE   CONTENT SIZE\n\
+                        localhost:5000/busybox:latest   0123456789ab   4.4MB        2MB\n\
+                        └─ linux/amd64                  0123456789ab   4.4MB        2MB\n";
+        assert_eq!(tree(&[tagged], false), expected);
         assert_eq!((&found["CreatedSince"], &found["CreatedAt"]), (&"N/A".into(), &"N/A".into()));
     }
 }

@@ -19,6 +19,8 @@ pub static START: Verb = Verb {
     words_end_options: false,
     flags: &[
         Flag::switch("attach", "Attach stdout and stderr, and pass signals on").short('a'),
+        Flag::one("checkpoint", "string", "c1", "Not supported; see `tare-oci restore`"),
+        Flag::one("checkpoint-dir", "dir", "/srv/c", "Not supported; see `tare-oci restore`"),
         attach::DETACH_KEYS,
         Flag::switch("interactive", "Attach the container's stdin").short('i'),
     ],
@@ -27,6 +29,13 @@ pub static START: Verb = Verb {
 };
 
 fn start(engine: &Engine, given: &Given) -> Result<u8> {
+    if let Some(long) = ["checkpoint", "checkpoint-dir"].into_iter().find(|long| given.text(long).is_some()) {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("start --{long}: containers of the engine have no checkpoints"),
+        )
+        .hint("`tare-oci checkpoint` and `tare-oci restore` do that for OCI bundles"));
+    }
     let (attach, stdin) = (given.on("attach")?, given.on("interactive")?);
     if attach || stdin {
         let [container] = given.words()[..] else {

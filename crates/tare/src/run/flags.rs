@@ -155,6 +155,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::one("tz", "string", "Europe/Berlin", "Time zone of the container (a name, or local)"),
     Flag::many("ulimit", "nofile=1024:2048", "Limits of each process (name=soft[:hard])"),
     Flag::one("umask", "octal", "0027", "Permissions that new files do not get (usually 0022)"),
+    Flag::switch("use-api-socket", "Not supported; mount a socket with --volume"),
     Flag::one("user", "string", "1000:1000", "User to run as (name|uid[:group|gid])").short('u'),
     Flag::one("userns", "string", "host", "User namespace to use (private|host|container:NAME)"),
     Flag::one("uts", "string", "host", "UTS namespace to use (private|host)"),

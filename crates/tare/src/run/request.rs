@@ -422,6 +422,15 @@ fn rootfs(given: &Given) -> Result<String> {
 
 /// What Docker knows and this engine does not do; what is harmless to pass over is.
 fn refusals(given: &Given) -> Result<()> {
+    if given.on("use-api-socket")? {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "--use-api-socket: there is no API whose socket it could get",
+        )
+        .hint(
+            "mount the socket of an engine that has one: --volume /var/run/docker.sock:/var/run/docker.sock",
+        ));
+    }
     if !given.texts("link-local-ip").is_empty() {
         return Err(Error::new(Kind::Unsupported, "--link-local-ip is not supported")
             .hint("--ip and --ip6 give it an address of its network"));
