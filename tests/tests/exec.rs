@@ -69,6 +69,37 @@ fn what_it_leaves_behind_is_reaped_though_pid_1_does_not_reap() {
 }
 
 #[test]
+fn inspect_lists_what_runs_and_nothing_else() {
+    let host = Host::new();
+    // A process of the container's own that only calls itself so.
+    host.detached(
+        &["--name", "box"],
+        "cp /bin/busybox /tare-reaper; ln -s tare-reaper /sleep; exec /sleep 60",
+    );
+    let ids = || host.inspect("box")["ExecIDs"].clone();
+    assert!(ids().is_null());
+    let running = host.tare(["exec", "box", "sleep", "60"]).start();
+    let detached = "sleep 30 & while [ ! -e /go ]; do sleep 0.1; done";
+    host.tare(["exec", "-d", "box", "sh", "-c", detached]).run().ok();
+    eventually("both are there", || ids().as_array().is_some_and(|ids| ids.len() == 2));
+    let before = ids();
+    assert!(
+        before
+            .as_array()
+            .expect("a list")
+            .iter()
+            .all(|id| tare_tests::host::is_id(id.as_str().expect("text")))
+    );
+    assert_eq!(ids(), before);
+    // What a program leaves behind is no exec.
+    host.tare(["exec", "box", "touch", "/go"]).run().ok();
+    eventually("one is over", || ids().as_array().is_some_and(|ids| ids.len() == 1));
+    running.signal(rustix::process::Signal::KILL);
+    running.wait().fails(137);
+    host.tare(["rm", "-f", "box"]).run().ok();
+}
+
+#[test]
 fn a_terminal_is_one_and_can_be_left() {
     let host = Host::new();
     host.detached(&["--name", "box"], "sleep 60");

@@ -8,6 +8,7 @@
 //!
 //! The command is the parent and passes input and output itself; no monitor has anything to do with it.
 
+mod list;
 pub mod probe;
 mod relay;
 
@@ -22,6 +23,8 @@ use tare_runtime::seccomp;
 use tare_runtime::user::UserRequest;
 use tare_sys::process::{self, Ended};
 use tare_sys::{Context, Error, Kind, Result, tty};
+
+pub use list::running;
 
 use crate::attach::Keys;
 use crate::container::{Folders, Record, State, Status};

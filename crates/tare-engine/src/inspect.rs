@@ -20,6 +20,8 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
         Share::Host => "host".to_owned(),
         Share::Container(id) => format!("container:{id}"),
     };
+    let execs = if status.runs() { crate::exec::running(&record) } else { Vec::new() };
+    let execs = (!execs.is_empty()).then_some(execs);
     let in_run = |name: &str| folders.run.join(name);
     Ok(json!({
         "Id": record.id,
@@ -39,7 +41,7 @@ pub fn container(roots: &Roots, folders: &Folders) -> Result<Value> {
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
-        "ExecIDs": null,
+        "ExecIDs": execs,
         "HostConfig": host_config(roots, &record, &sharing)?,
         "GraphDriver": {
             "Name": "overlay",
