@@ -75,9 +75,11 @@ impl Cgroup {
     /// Whether the cgroup is frozen; then this process of it may die nevertheless: on v1, where the frozen do not, it is
     /// taken out of the freezer's tree. For a process of ours that was caught on its way into a container.
     ///
-    /// Errors: as of [`is_frozen`](Cgroup::is_frozen); of the move. Source: admin-guide/cgroup-v1/freezer-subsystem.rst.
+    /// Where it cannot be told it is not frozen: there is no such cgroup, or there are none at all.
+    ///
+    /// Errors: those of the move. Source: admin-guide/cgroup-v1/freezer-subsystem.rst.
     pub fn let_out(&self, pid: Pid) -> Result<bool> {
-        if !self.is_frozen()? {
+        if !self.is_frozen().unwrap_or(false) {
             return Ok(false);
         }
         if self.on.version() == Version::V1 {
