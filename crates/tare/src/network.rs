@@ -7,13 +7,14 @@ use tare_engine::request::EndpointSettings;
 use tare_engine::{Engine, NetworkSummary, Published, Subnet, WantedNetwork, WantedPool};
 use tare_sys::{Error, Kind, Result};
 
-use crate::failure::each;
-use crate::flag::{Flag, Given};
-use crate::parse::{self, Parsed};
-use crate::table::{self, Column, Row};
-use crate::terminal::say;
-use crate::tree::Verb;
-use crate::{containers, human};
+use crate::container::containers;
+use crate::print::failure::each;
+use crate::print::human;
+use crate::print::table::{self, Column, Row};
+use crate::print::terminal::say;
+use crate::words::flag::{Flag, Given};
+use crate::words::parse::{self, Parsed};
+use crate::words::tree::Verb;
 
 const COLUMNS: [Column; 4] =
     [("ID", "NETWORK ID"), ("Name", "NAME"), ("Driver", "DRIVER"), ("Scope", "SCOPE")];

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use tare_runtime::container::{Container, Runtime};
 use tare_sys::{Error, Kind, Result};
 
-use crate::flag::{Flag, Given};
-use crate::{help, terminal};
+use crate::print::terminal;
+use crate::words::flag::{Flag, Given};
+use crate::words::help;
 use log::{Format, Level, Log};
 
 mod checkpoint;

@@ -6,16 +6,16 @@ use serde_json::Value;
 use tare_engine::{Engine, Volume};
 use tare_sys::Result;
 
-use crate::containers::pretty;
-use crate::failure::each;
-use crate::flag::{Flag, Given};
-use crate::human;
-use crate::parse::{self, Parsed};
-use crate::prompt::confirm;
-use crate::table::{self, Column, Row};
-use crate::template::Template;
-use crate::terminal::say;
-use crate::tree::Verb;
+use crate::container::containers::pretty;
+use crate::print::failure::each;
+use crate::print::human;
+use crate::print::prompt::confirm;
+use crate::print::table::{self, Column, Row};
+use crate::print::template::Template;
+use crate::print::terminal::say;
+use crate::words::flag::{Flag, Given};
+use crate::words::parse::{self, Parsed};
+use crate::words::tree::Verb;
 
 const COLUMNS: [Column; 2] = [("Driver", "DRIVER"), ("Name", "VOLUME NAME")];
 const HEADINGS: [Column; 1] = [("Labels", "LABELS")];

@@ -8,7 +8,7 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use super::create::{CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, terminal_rules};
 use super::{Call, foreground};
-use crate::flag::Flag;
+use crate::words::flag::Flag;
 
 const AUTO_DEDUP: Flag = Flag::switch("auto-dedup", "Punch out of earlier files what is newer here");
 const CGROUPS: Flag = Flag::one(

@@ -7,8 +7,8 @@ use tare_runtime::container::CreateOptions;
 use tare_sys::{Context, Error, Kind, Result};
 
 use super::{Call, foreground};
-use crate::flag::{Flag, Given};
-use crate::parse;
+use crate::words::flag::{Flag, Given};
+use crate::words::parse;
 
 const BUNDLE: Flag =
     Flag::one("bundle", "dir", "/srv/bundle", "Folder of the bundle (default: the current one)").short('b');

@@ -13,8 +13,8 @@ use tare_runtime::container::Status;
 use tare_sys::{Context, Error, Kind, Result};
 
 use super::Call;
-use crate::flag::Flag;
-use crate::parse::clock;
+use crate::words::flag::Flag;
+use crate::words::parse::clock;
 
 pub static EVENTS: [Flag; 2] = [
     Flag::one("interval", "duration", "5s", "Time between two statistics (default 5s)"),

@@ -10,7 +10,7 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use super::create::{CONSOLE_SOCKET, DETACH, NO_SUBREAPER, PID_FILE, PIDFD_SOCKET, PRESERVE_FDS};
 use super::{Call, create, foreground};
-use crate::flag::{Flag, Given};
+use crate::words::flag::{Flag, Given};
 
 pub static EXEC: [Flag; 19] = [
     Flag::many("additional-gids", "20", "Add a group").short('g'),

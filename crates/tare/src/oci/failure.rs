@@ -16,7 +16,7 @@ use serde_json::Value;
 use tare_sys::{Error, Kind};
 
 use super::log::{Fields, Level, Log};
-use crate::terminal::{self, Paint};
+use crate::print::terminal::{self, Paint};
 
 /// Prints an error for people and writes it to the log for engines.
 pub fn tell(log: Option<&Log>, error: &Error, formatted: bool) {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tare_sys::{Error, Kind, Result};
 
 use super::{Call, SPEC_VERSION};
-use crate::terminal::say;
+use crate::print::terminal::say;
 
 const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];

@@ -4,7 +4,7 @@ use regex_lite::Regex;
 use tare_sys::{Error, Kind, Result, signal};
 
 use super::Call;
-use crate::flag::Flag;
+use crate::words::flag::Flag;
 
 const REGEX: Flag =
     Flag::switch("regex", "ID is a regular expression: all containers that it matches").short('r');

@@ -11,8 +11,8 @@ use tare_runtime::container::{State, Status};
 use tare_sys::{Context, Error, Kind, Result};
 
 use super::Call;
-use crate::flag::{Flag, Given};
-use crate::terminal::{harmless, say};
+use crate::print::terminal::{harmless, say};
+use crate::words::flag::{Flag, Given};
 
 const FORMAT: Flag =
     Flag::one("format", "string", "json", "Print as table or json (default table)").short('f');

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tare_sys::{Context, Error, Kind, Result};
 
-use crate::terminal;
+use crate::print::terminal;
 
 /// How much a line matters, and so whether it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tare_sys::{Context, Error, Kind, Result};
 
 use super::Call;
-use crate::flag::Flag;
+use crate::words::flag::Flag;
 
 pub static SPEC: [Flag; 3] = [
     Flag::one("bundle", "dir", "/srv/bundle", "Write it into this folder (default: the current one)")

@@ -1,7 +1,7 @@
 //! The grammar of all commands together.
 
 use super::*;
-use crate::flag::Takes;
+use crate::words::flag::Takes;
 
 #[test]
 fn tables_hold_each_name_and_letter_once() {

@@ -6,8 +6,8 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxRes
 use tare_sys::{Context, Error, Kind, Result};
 
 use super::Call;
-use crate::flag::{Flag, Given};
-use crate::parse;
+use crate::words::flag::{Flag, Given};
+use crate::words::parse;
 
 const fn number(long: &'static str, value: &'static str, example: &'static str, help: &'static str) -> Flag {
     Flag::one(long, value, example, help)

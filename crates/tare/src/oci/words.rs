@@ -9,7 +9,7 @@
 
 use tare_sys::{Error, Kind, Result};
 
-use crate::flag::{Flag, Takes, Typed, WORDS};
+use crate::words::flag::{Flag, Takes, Typed, WORDS};
 
 /// What was typed.
 #[derive(Debug, Default)]
@@ -121,13 +121,13 @@ fn letter(flags: &'static [Flag], short: char) -> Option<&'static Flag> {
 }
 
 fn unknown(spelling: &str) -> Error {
-    Error::new(Kind::Usage, format!("unknown flag: {}", crate::terminal::harmless(spelling)))
+    Error::new(Kind::Usage, format!("unknown flag: {}", crate::print::terminal::harmless(spelling)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flag::Given;
+    use crate::words::flag::Given;
 
     static FLAGS: [Flag; 5] = [
         Flag::one("bundle", "DIR", "/b", "").short('b'),
