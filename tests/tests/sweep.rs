@@ -1,10 +1,13 @@
 //! Whatever is killed whenever: the next command finds the pieces and puts them away.
 #![forbid(unsafe_code)]
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tare_tests::fault::Moments;
+use tare_tests::process::Process;
 use tare_tests::{Host, eventually};
 
 #[test]
@@ -179,4 +182,29 @@ fn of_many_runs_some_killed_at_random_nothing_is_left() {
                 },
             )
     });
+}
+
+#[test]
+fn what_a_failed_test_leaves_is_taken_away_even_if_it_is_frozen() {
+    let host = Host::new();
+    let id = host.detached(&["--network", "none"], "sleep 600");
+    host.tare(["pause", &id]).run().ok();
+    let pid = host.pid(&id);
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let folders: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains(&id))
+        .filter_map(|line| line.split_once(':')?.1.split_once(':'))
+        .map(|(controllers, path)| {
+            Path::new("/sys/fs/cgroup").join(controllers).join(path.trim_start_matches('/'))
+        })
+        .collect();
+    assert!(folders.iter().any(|folder| folder.exists()), "{folders:?}");
+    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _host = host;
+        std::panic::resume_unwind(Box::new("a test fails"));
+    }));
+    assert!(failed.is_err());
+    assert!(Process::by_id(pid).is_none_or(|process| !process.is_alive()), "{id} lives");
+    assert!(folders.iter().all(|folder| !folder.exists()), "{folders:?}");
 }
