@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,6 +33,15 @@ pub fn run(words: &[&str]) -> String {
     let output = output.unwrap_or_else(|err| panic!("{words:?}: {err}"));
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Is this a guest of `cargo xtask vm`, of which nothing stays? What changes the machine's own systemd is for it alone.
+pub fn is_throw_away() -> bool {
+    let guest = Path::new("/run/tare-vm").is_dir();
+    if !guest {
+        eprintln!("not run: it would change this machine, which is not one of `cargo xtask vm`");
+    }
+    guest
 }
 
 /// Makes a network namespace under a name; it has nothing but loopback.

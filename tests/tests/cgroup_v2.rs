@@ -100,14 +100,10 @@ fn processor_time_and_waiting_are_told() {
     eventually_or_tell(
         "it is told how long they wait",
         || {
-            let format = "{{json .}}";
-            let text = host.tare(["stats", "--no-stream", "--format", format, "busy"]).run().ok();
-            let pressure =
-                host.tare(["stats", "--no-stream", "--format", "{{.Pressure}}", "busy"]).run().ok();
-            told = serde_json::from_str(&text).expect("JSON");
+            told = stats(&host, "busy");
             // Processor, memory, disk; the kernel takes its average every two seconds.
-            let words: Vec<f64> =
-                pressure.split_whitespace().filter_map(|word| word.strip_suffix('%')?.parse().ok()).collect();
+            let pressure = told["Pressure"].as_str().expect("Pressure").split_whitespace();
+            let words: Vec<f64> = pressure.filter_map(|word| word.strip_suffix('%')?.parse().ok()).collect();
             words.len() == 3 && words[0] > 5.0 && words[1] < 5.0
         },
         || format!("{}\n{}", file(&cgroup, "cpu.pressure"), file(&cgroup, "memory.pressure")),
