@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tare_tests::disk::{Disk, apart};
+use tare_tests::fault::{KILLED, before, some, steps, traced};
 use tare_tests::{Host, Outcome, Tare, busybox, eventually};
 
 /// What the tests want of a disk, megabytes: more than the least of xfs.
@@ -61,12 +62,15 @@ impl Drop for Mounted {
     }
 }
 
-/// Tries it on each kind of disk that can have quotas here.
-fn on_disks_with_quotas(test: &str, what: impl Fn(&Machine<'_>, &Disk)) {
+/// File systems that have quotas.
+const KINDS: &[&str] = &["ext4", "xfs"];
+
+/// Tries it on each of these kinds of disk that can have quotas here.
+fn on_disks_with_quotas(kinds: &[&str], test: &str, what: impl Fn(&Machine<'_>, &Disk)) {
     if !apart(test) {
         return;
     }
-    for kind in ["ext4", "xfs"] {
+    for kind in kinds {
         let host = Host::new();
         let Some(disk) = Disk::with_quotas(&host.work(), kind, MEGABYTES) else { continue };
         println!("on {kind}");
@@ -76,7 +80,7 @@ fn on_disks_with_quotas(test: &str, what: impl Fn(&Machine<'_>, &Disk)) {
 
 #[test]
 fn a_volume_has_its_size_and_no_other_pays_for_it() {
-    on_disks_with_quotas("a_volume_has_its_size_and_no_other_pays_for_it", |machine, disk| {
+    on_disks_with_quotas(KINDS, "a_volume_has_its_size_and_no_other_pays_for_it", |machine, disk| {
         machine.busybox();
         for (name, size) in [("small", "size=8m"), ("large", "size=24m")] {
             machine.tare(&["volume", "create", "-o", size, name]).run().ok();
@@ -110,7 +114,7 @@ fn a_volume_has_its_size_and_no_other_pays_for_it() {
 
 #[test]
 fn a_writable_layer_has_its_size_by_a_quota() {
-    on_disks_with_quotas("a_writable_layer_has_its_size_by_a_quota", |machine, disk| {
+    on_disks_with_quotas(KINDS, "a_writable_layer_has_its_size_by_a_quota", |machine, disk| {
         machine.busybox();
         let fill = FILL.replace("/v/", "/").replace("/v", "/");
         let words =
@@ -131,6 +135,54 @@ fn a_writable_layer_has_its_size_by_a_quota() {
         machine.sh(&["--storage-opt", "size=12m"], "true").ok();
         eventually("no quota is left", || disk.projects().is_empty());
     });
+}
+
+#[test]
+fn killed_at_any_step_of_making_or_removing_no_quota_is_left() {
+    let all: [(&[&str], &[&str]); 2] = [
+        (&["volume", "create", "-o", "size=8m", "it"], &["volume", "rm", "it"]),
+        (&["create", "--name", "it", "--storage-opt", "size=12m", "busybox", "true"], &["rm", "it"]),
+    ];
+    on_disks_with_quotas(
+        &["ext4"],
+        "killed_at_any_step_of_making_or_removing_no_quota_is_left",
+        |machine, disk| {
+            machine.busybox();
+            let log = machine.host.work().join("strace");
+            let steps_of = |words: &[&str]| {
+                traced(&["-o", log.to_str().expect("text")], machine.tare(words)).run().ok();
+                let steps = steps(fs::read_to_string(&log).expect("what strace saw").lines());
+                // From where it has to do with quotas on, and a little before.
+                let first = steps.iter().position(|(name, _)| name == "quotactl_fd").expect("a quota");
+                steps[first.saturating_sub(5)..].to_vec()
+            };
+            for (make, remove) in all {
+                // The first of all makes folders that stay.
+                machine.tare(make).run().ok();
+                machine.tare(remove).run().ok();
+                let mut killed = 0;
+                let (making, removing) = (steps_of(make), steps_of(remove));
+                for (words, step) in some(&making, 10)
+                    .map(|step| (make, step))
+                    .chain(some(&removing, 10).map(|step| (remove, step)))
+                {
+                    if words == remove {
+                        machine.tare(make).run().ok();
+                    }
+                    let out = traced(&["-o", "/dev/null", "-e", &before(step)], machine.tare(words)).run();
+                    killed += usize::from(out.code() == KILLED);
+                    // The next command sweeps; what was made whole is removed.
+                    machine.tare(&["ps"]).run().ok();
+                    machine.tare(remove).run();
+                    eventually(&format!("no quota is left after {words:?} and {step:?}"), || {
+                        disk.projects().is_empty()
+                    });
+                }
+                println!("{make:?}: killed {killed} times");
+                assert!(killed > 5);
+            }
+        },
+    );
 }
 
 #[test]

@@ -80,9 +80,6 @@ pub struct Record {
     pub stop_signal: i32,
     /// What the image said about running it.
     pub image: ImageConfig,
-    /// Number of its writable layer's disk quota; 0: none.
-    #[serde(default)]
-    pub project: u32,
     /// Its volumes, and what it took over from other containers.
     #[serde(default)]
     pub mounts: Vec<MountPoint>,
@@ -273,15 +270,13 @@ impl Folders {
         self.state.join("rw")
     }
 
-    /// Makes the folders of the writable layer, which may have at most `size` bytes, if that is not 0. Answers the number
-    /// of its quota; 0: it has none.
-    pub fn make_writable_layer(&self, size: u64) -> Result<u32> {
+    /// Makes the folders of the writable layer, which may have at most `size` bytes, if that is not 0.
+    pub fn make_writable_layer(&self, size: u64) -> Result<()> {
         let rw = self.writable_layer();
         make_folder(&rw, 0o711)?;
-        let project = crate::storage::limit(self, size)?;
+        crate::storage::limit(self, size)?;
         make_folder(&rw.join("upper"), 0o755)?;
-        make_folder(&rw.join("work"), 0o700)?;
-        Ok(project)
+        make_folder(&rw.join("work"), 0o700)
     }
 
     /// Reads `container.json`.

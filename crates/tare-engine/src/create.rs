@@ -102,7 +102,7 @@ impl Engine {
         let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let parent = &request.host_config.cgroup_parent;
         let (cgroup, cgroup_unit) = crate::cgroup::place(&hierarchies, &id, parent, limits)?;
-        let mut record = Record {
+        let record = Record {
             name: name.clone(),
             created: Moment::now().to_string(),
             image_id: image.id,
@@ -115,10 +115,9 @@ impl Engine {
             request,
             image: image.config,
             mounts: facts.mounts,
-            project: 0,
         };
         if !record.image_id.is_empty() {
-            record.project = folders.make_writable_layer(size).map_err(crate::container::explain_full)?;
+            folders.make_writable_layer(size).map_err(crate::container::explain_full)?;
         }
         if volumes.want_content() {
             volumes.fill(&self.roots, &id, &self.rootfs(&record, &folders)?)?;

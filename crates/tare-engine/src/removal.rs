@@ -59,7 +59,7 @@ pub fn empty(roots: &Roots, id: &str) {
         }
         // Killed before it was written down, but perhaps not before it had claimed something.
         _ => {
-            crate::storage::unmount(&folder);
+            crate::storage::release(&folder);
             release_claims(roots, id);
             volume::discard_anonymous(roots, id, &folder);
         }
@@ -78,7 +78,9 @@ pub fn mark_volumes(folders: &Folders) {
 /// Gives up the volumes of a container in the trash, and what limits its layer; those that were made for it go, if it or its remover said so.
 pub fn release_volumes(roots: &Roots, record: &Record) {
     let folder = roots.state.join("trash").join(&record.id);
-    crate::storage::release(record, &folder);
+    if !record.request.host_config.storage_opt.is_empty() {
+        crate::storage::release(&folder);
+    }
     if record.mounts.is_empty() {
         return;
     }

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use tare_sys::mount::{NewFs, attr};
 use tare_sys::{Context, Error, Kind, Result};
 
-use crate::container::{Folders, Record, explain_full};
+use crate::container::{Folders, explain_full};
 use crate::volume;
 
 /// Smallest size that an ext4 of its own and overlayfs's folders fit into, bytes.
@@ -37,10 +37,10 @@ pub fn size(options: &BTreeMap<String, String>) -> Result<u64> {
     }
 }
 
-/// Prepares the folder of the writable layer, before anything is in it. Answers the number of its quota; 0: none.
-pub fn limit(folders: &Folders, size: u64) -> Result<u32> {
+/// Prepares the folder of the writable layer, before anything is in it.
+pub fn limit(folders: &Folders, size: u64) -> Result<()> {
     if size == 0 {
-        return Ok(0);
+        return Ok(());
     }
     let rw = folders.writable_layer();
     match tare_sys::quota::limit(&rw, size) {
@@ -52,8 +52,7 @@ pub fn limit(folders: &Folders, size: u64) -> Result<u32> {
             "--storage-opt size: this file system has no project quotas, so the layer needs one of its own",
         )
     })?;
-    mount(folders)?;
-    Ok(0)
+    mount(folders)
 }
 
 fn image(folders: &Folders) -> std::path::PathBuf {
@@ -103,14 +102,10 @@ pub fn unmount(folder: &Path) {
     }
 }
 
-/// Gives up what limits the layer of a container whose folder, on its way out, is `folder`.
-pub fn release(record: &Record, folder: &Path) {
-    if record.request.host_config.storage_opt.is_empty() {
-        return;
-    }
+/// Gives up what limits the layer, if anything does, of a container whose folder, on its way out, is `folder`.
+pub fn release(folder: &Path) {
     unmount(folder);
-    if record.project != 0 {
-        let _ = fs::remove_dir_all(folder.join("rw/upper"));
-        tare_sys::quota::forget(folder, record.project);
-    }
+    // A quota is given back when nothing is in it.
+    let _ = fs::remove_dir_all(folder.join("rw/upper"));
+    tare_sys::quota::forget(&folder.join("rw"));
 }

@@ -53,8 +53,6 @@ pub(crate) struct VolumeRecord {
     pub labels: BTreeMap<String, String>,
     /// Options of the driver: `type`, `o`, `device`, `size`.
     pub options: BTreeMap<String, String>,
-    /// Number of its disk quota; 0: none.
-    pub project: u32,
 }
 
 /// A volume, as callers see it.
@@ -213,7 +211,7 @@ impl Folder {
         make_folder(&new.join("users"), 0o700)?;
         if let Some(size) = record.options.get("size").filter(|_| !record.options.contains_key("type")) {
             let size = device::size(size)?;
-            record.project = tare_sys::quota::limit(new, size).map_err(explain_quota)?;
+            tare_sys::quota::limit(new, size).map_err(explain_quota)?;
         }
         make_folder(&new.join("_data"), 0o755)?;
         record.created_at = Moment::now().to_string();
@@ -268,14 +266,11 @@ impl Folder {
     }
 }
 
-/// Deletes a volume that is out of the way already, and gives its quota back.
+/// Deletes a volume that is out of the way already, and gives its quota back. The quota is known by the folder, so that goes
+/// last.
 fn delete(old: &Path) {
-    let project = read_json::<VolumeRecord>(&old.join("volume.json")).ok().flatten().map_or(0, |r| r.project);
-    // The description goes last, because it names the quota.
     let _ = fs::remove_dir_all(old.join("_data"));
-    if project != 0 {
-        tare_sys::quota::forget(old, project);
-    }
+    tare_sys::quota::forget(old);
     let _ = fs::remove_dir_all(old);
 }
 

@@ -48,17 +48,20 @@ const SET_QUOTA: u32 = (0x0080_0008 << 8) | 2;
 /// `QIF_BLIMITS`.
 const LIMITS: u32 = 1;
 
-/// Limits what will be made in the folder `path` to `bytes`, with a project number that nobody uses; answers the number.
+/// The project numbers that we give out: above what people give out by hand in /etc/projects.
+const FIRST: u32 = 0x4000_0000;
+const LAST: u32 = 0x7fff_ffff;
+
+/// Limits what will be made in the folder `path` to `bytes`, with a project number that nobody uses.
 ///
 /// Errors: [`Kind::Unsupported`] where the file system has no project quotas, or they are not switched on.
-pub fn limit(path: &Path, bytes: u64) -> Result<u32> {
+pub fn limit(path: &Path, bytes: u64) -> Result<()> {
     let folder = File::open(path).doing(|| format!("open {}", path.display()))?;
     for _ in 0..16 {
         let mut random = [0; 4];
         rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())
             .doing(|| "getrandom()")?;
-        // Above what people give out by hand in /etc/projects.
-        let project = 0x4000_0000 | (u32::from_ne_bytes(random) >> 2);
+        let project = FIRST | (u32::from_ne_bytes(random) >> 2);
         let mut quota = Quota::default();
         match control(&folder, GET_QUOTA, project, &mut quota) {
             // Nobody has it, says XFS.
@@ -69,19 +72,27 @@ pub fn limit(path: &Path, bytes: u64) -> Result<u32> {
             Ok(()) if quota.hard != 0 || quota.inodes != 0 => continue,
             Ok(()) => {}
         }
-        set_limit(&folder, project, bytes).map_err(explain)?;
+        // The folder first: by it the limit is found again, should we be killed after this.
         set_project(&folder, project)
             .map_err(explain)
             .doing(|| format!("ioctl({}, FS_IOC_FSSETXATTR)", path.display()))?;
-        return Ok(project);
+        return set_limit(&folder, project, bytes)
+            .map_err(explain)
+            .doing(|| format!("quotactl_fd({}, Q_SETQUOTA)", path.display()));
     }
     Err(Error::new(Kind::Exhausted, "find a project number for a disk quota: all that were tried are taken"))
 }
 
-/// Takes the limit of a project away, once its folder is empty. `path`: something on its file system.
-pub fn forget(path: &Path, project: u32) {
-    if let Ok(folder) = File::open(path) {
-        let _ = set_limit(&folder, project, 0);
+/// Takes the limit of the folder `path` away, once nothing is in it any more. One that has none of its own, but perhaps that of
+/// the folder where it lies, is left as it is.
+pub fn forget(path: &Path) {
+    let Ok(folder) = File::open(path) else { return };
+    let above = File::open(path.join("..")).ok().and_then(|folder| attributes(&folder).ok());
+    if let (Ok(own), Some(above)) = (attributes(&folder), above)
+        && (FIRST..=LAST).contains(&own.project)
+        && own.project != above.project
+    {
+        let _ = set_limit(&folder, own.project, 0);
     }
 }
 
@@ -90,10 +101,15 @@ fn set_limit(folder: &File, project: u32, bytes: u64) -> Result<(), Errno> {
     control(folder, SET_QUOTA, project, &mut quota)
 }
 
-fn set_project(folder: &File, project: u32) -> Result<(), Errno> {
+fn attributes(folder: &File) -> Result<FileAttributes, Errno> {
     let mut attributes = FileAttributes::default();
     // SAFETY: the ioctl writes a `struct fsxattr`, which `attributes` is and which outlives the call.
     check(unsafe { libc::ioctl(folder.as_raw_fd(), GET as _, &raw mut attributes) }.into())?;
+    Ok(attributes)
+}
+
+fn set_project(folder: &File, project: u32) -> Result<(), Errno> {
+    let mut attributes = attributes(folder)?;
     attributes.project = project;
     attributes.flags |= INHERIT;
     // SAFETY: the ioctl reads a `struct fsxattr`, which `attributes` is and which outlives the call.
