@@ -87,3 +87,14 @@ pub fn open(on: &Hierarchies, record: &Record) -> Cgroup {
     let path = record.cgroup.display().to_string();
     Cgroup::at(on, &Location { driver, path, unit: record.cgroup_unit.clone(), rootless: true })
 }
+
+/// A set-up that dies for want of memory looks like any other death; the cgroup knows better.
+pub fn explain_death(err: Error, cgroup: &Cgroup) -> Error {
+    match cgroup.memory_events() {
+        Ok(events) if events.oom_kills > 0 => {
+            Error::new(Kind::Exhausted, format!("{err} (the memory limit was reached)"))
+                .hint("give it a larger --memory")
+        }
+        _ => err,
+    }
+}

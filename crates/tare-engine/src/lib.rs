@@ -62,6 +62,7 @@ mod storage;
 mod sweep;
 mod update;
 mod volume;
+mod warm;
 mod watch;
 mod why;
 
@@ -107,4 +108,5 @@ pub use tare_network::subnet::Subnet;
 pub use tare_sys::signal::number as signal_number;
 pub use update::Update;
 pub use volume::{Pruned, Volume};
+pub use warm::Warm;
 pub use why::Why;

@@ -120,6 +120,7 @@ fn run(job: Job, channel: Channel) {
                 removal::delete_run_folder(&monitor.folders);
             }
             Client::new(channel).tell(&Message::Failed(err), &[]);
+            monitor.look_after_pool();
             return;
         }
     };
@@ -331,7 +332,7 @@ impl Monitor {
                 Ok(warnings)
             }
             Err(err) => {
-                let err = explain_death(err, &cgroup);
+                let err = crate::cgroup::explain_death(err, &cgroup);
                 let _ = cgroup.remove();
                 Err(err)
             }
@@ -350,7 +351,9 @@ impl Monitor {
         let (names, obstacles) = (Cell::new(None), Cell::new(Vec::new()));
         let network = |netns: BorrowedFd<'_>| {
             obstacles.set(self.joined.attach(&self.roots, &self.record, netns)?);
-            names.set(name_server::open(&self.roots, &self.record, &self.joined.connections, netns, None)?);
+            let led = self.joined.warm == Some(true);
+            let connections = &self.joined.connections;
+            names.set(name_server::open(&self.roots, &self.record, connections, netns, led, None)?);
             Ok(())
         };
         let root = self.folders.run.join("rootfs");
@@ -428,6 +431,13 @@ impl Monitor {
         let files = self.alive.as_ref().map(|alive| alive.pidfd.as_fd());
         let files: Vec<_> = files.into_iter().chain(self.terminal.as_ref().map(AsFd::as_fd)).collect();
         client.tell(&Message::Started(warnings), &files);
+    }
+
+    /// Once after a start: gives the pool another network in place of the one that was taken from it, or was not there.
+    fn look_after_pool(&mut self) {
+        if self.joined.warm.take().is_some() {
+            crate::warm::look_after(&self.roots, &self.record.id);
+        }
     }
 
     /// Opens the control socket. Without one the container runs, and cannot be talked to.
@@ -549,6 +559,7 @@ impl Monitor {
             self.look_at_firewall();
         }
         if due(&mut self.times.settle) {
+            self.look_after_pool();
             self.make_small();
             self.watch_firewall();
         }
@@ -645,6 +656,7 @@ impl Monitor {
         // From here on nobody waits for more than the cleaning up.
         drop(alive);
         self.undo_start();
+        self.look_after_pool();
         match again {
             Some(when) => {
                 self.times.restart = Some(when);
@@ -774,16 +786,5 @@ impl Monitor {
         );
         // It did not work: a monitor that is too large is still one.
         self.small = true;
-    }
-}
-
-/// A set-up that dies for want of memory looks like any other death; the cgroup knows better.
-fn explain_death(err: Error, cgroup: &Cgroup) -> Error {
-    match cgroup.memory_events() {
-        Ok(events) if events.oom_kills > 0 => {
-            Error::new(Kind::Exhausted, format!("{err} (the memory limit was reached)"))
-                .hint("give it a larger --memory")
-        }
-        _ => err,
     }
 }

@@ -13,12 +13,14 @@ use tare_sys::Result;
 use crate::container::{Record, Roots};
 use crate::links;
 
-/// Opens it; a container without a network has none. `sockets`: those of the server that this one goes on for.
+/// Opens it; a container without a network has none. `led`: see [`Config::led`]; `sockets`: those of the server that this
+/// one goes on for.
 pub fn open(
     roots: &Roots,
     record: &Record,
     connections: &[Connection],
     netns: BorrowedFd<'_>,
+    led: bool,
     sockets: Option<Sockets>,
 ) -> Result<Option<Server>> {
     if connections.is_empty() {
@@ -29,6 +31,7 @@ pub fn open(
         record.request.host_config.dns.iter().filter_map(|address| address.parse().ok()).collect();
     let config = Config {
         netns,
+        led,
         directory: Directory::new(folders, attachments(connections), changes(roots, &record.id))
             .linked(links::of(record)),
         named: &named,

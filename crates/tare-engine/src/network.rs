@@ -40,6 +40,8 @@ pub struct Joined {
     pub connections: Vec<Connection>,
     /// Its ports; held by being open.
     pub reserved: Vec<Reserved>,
+    /// Where there is a [pool](crate::warm) to be looked after: whether its links are from there.
+    pub warm: Option<bool>,
 }
 
 /// The networks of an engine.
@@ -125,8 +127,8 @@ fn endpoint(settings: &EndpointSettings) -> Result<WantedEndpoint> {
     })
 }
 
-/// Claims what a container wants on networks. On failure all is given back.
-pub fn claim(roots: &Roots, record: &Record) -> Result<Joined> {
+/// Claims what a container wants on networks. `made`: what it has on its only one already. On failure all is given back.
+pub fn claim(roots: &Roots, record: &Record, made: Option<Connection>) -> Result<Joined> {
     let request = &record.request;
     let wanted = wanted(request)?;
     let exposed: Vec<String> = record.image.exposed_ports.iter().cloned().collect();
@@ -135,9 +137,9 @@ pub fn claim(roots: &Roots, record: &Record) -> Result<Joined> {
         return Ok(Joined::default());
     }
     let networks = networks(roots);
-    let mut joined = Joined::default();
+    let mut joined = Joined { connections: made.into_iter().collect(), ..Joined::default() };
     let claimed = (|| {
-        for (at, (name, settings)) in wanted.iter().enumerate() {
+        for (at, (name, settings)) in wanted.iter().enumerate().skip(joined.connections.len()) {
             let network = networks.find_or_make(name)?;
             let endpoint = claim_one(roots, &networks, &network, record, &endpoint(settings)?, at)?;
             joined.connections.push(Connection { network, endpoint });
@@ -177,7 +179,11 @@ impl Joined {
     /// Puts the container with this network namespace on its networks, within its limits. Answers what keeps it from the
     /// world outside, or in the host's own firewall others from its published ports.
     pub fn attach(&self, roots: &Roots, record: &Record, netns: BorrowedFd<'_>) -> Result<Vec<String>> {
-        let chains = networks(roots).attach(netns, &self.connections, 0)?;
+        let networks = networks(roots);
+        let chains = match self.warm {
+            Some(true) => networks.attach_made(&self.connections)?,
+            _ => networks.attach(netns, &self.connections, 0)?,
+        };
         limit(record, &self.connections, netns)?;
         let open = self.connections.iter().any(|connection| !connection.network.internal);
         if let Some(obstacle) = open.then(|| crate::machine::obstacle(&roots.run)).flatten() {
@@ -257,7 +263,7 @@ pub fn reopen_names(roots: &Roots, record: &Record, pid: i32, sockets: Option<So
     }
     let netns = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
     let connections = networks(roots).connections(&record.id).ok()?;
-    name_server::open(roots, record, &connections, netns.as_fd(), sockets).ok().flatten()
+    name_server::open(roots, record, &connections, netns.as_fd(), false, sockets).ok().flatten()
 }
 
 /// Takes a container off its networks, as its record there tells them.
@@ -274,16 +280,7 @@ pub fn sweep_networks(roots: &Roots) {
     if !roots.run.join("networks").exists() {
         return;
     }
-    networks(roots).sweep(&|id| {
-        let folders = roots.folders(id);
-        match folders.lock() {
-            // Somebody is in charge of it.
-            Ok(None) => true,
-            Ok(Some(_)) | Err(_) => {
-                folders.status().is_ok_and(|status| status.is_some_and(|status| status.process().is_some()))
-            }
-        }
-    });
+    networks(roots).sweep(&|id| sweep::is_there(roots, id) || crate::warm::holds(roots, id));
 }
 
 /// A line of `network ls`.
@@ -541,7 +538,8 @@ pub fn ports_of(roots: &Roots, id: &str) -> Result<Vec<Published>> {
     Ok(ports)
 }
 
-fn netns_of(pid: i32) -> Result<std::os::fd::OwnedFd> {
+/// The network namespace of a process.
+pub fn netns_of(pid: i32) -> Result<std::os::fd::OwnedFd> {
     let path = format!("/proc/{pid}/ns/net");
     rustix::fs::open(
         &path,

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxIdMapping, LinuxIdMappingBuilder, LinuxSeccomp, LinuxTimeOffset,
+    LinuxBuilder, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, LinuxSeccomp, LinuxTimeOffset,
     LinuxTimeOffsetBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder,
     RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
@@ -145,15 +145,32 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Has the container enter these namespaces instead of making its own.
+    pub fn enter(&mut self, namespaces: &[(LinuxNamespaceType, PathBuf)]) {
+        let linux = self.spec.linux_mut().as_mut();
+        for namespace in linux.and_then(|linux| linux.namespaces_mut().as_mut()).into_iter().flatten() {
+            let there = namespaces.iter().find(|(kind, _)| *kind == namespace.typ());
+            if let Some((_, path)) = there {
+                namespace.set_path(Some(path.clone()));
+            }
+        }
+    }
+
     /// Gives the container these user and group ids.
-    pub fn map_ids(&mut self, [uids, gids]: [IdMap; 2]) -> Result<()> {
-        let mappings = |map: IdMap| map.into_iter().map(id_mapping).collect::<Result<Vec<_>>>();
+    pub fn map_ids(&mut self, maps: [IdMap; 2]) -> Result<()> {
+        let [uids, gids] = id_mappings(maps)?;
         if let Some(linux) = self.spec.linux_mut() {
-            linux.set_uid_mappings(Some(mappings(uids)?));
-            linux.set_gid_mappings(Some(mappings(gids)?));
+            linux.set_uid_mappings(Some(uids));
+            linux.set_gid_mappings(Some(gids));
         }
         Ok(())
     }
+}
+
+/// Id maps as a spec has them: of users, and of groups.
+pub fn id_mappings([uids, gids]: [IdMap; 2]) -> Result<[Vec<LinuxIdMapping>; 2]> {
+    let mappings = |map: IdMap| map.into_iter().map(id_mapping).collect::<Result<Vec<_>>>();
+    Ok([mappings(uids)?, mappings(gids)?])
 }
 
 /// Decides, all but the ids: those are [mapped](Plan::map_ids) when a range has been claimed.

@@ -98,6 +98,12 @@ impl Range {
         Ok([same("/proc/self/uid_map")?, same("/proc/self/gid_map")?])
     }
 
+    /// Leaves it to another holder.
+    pub fn pass_on(&self, from: &str, to: &str) -> Result<()> {
+        let (from, to) = (self.folder.join(from), self.folder.join(to));
+        fs::rename(&from, &to).doing(|| format!("rename {} to {}", from.display(), to.display()))
+    }
+
     fn hold(&self, id: &str) -> Result<()> {
         if self.base == 0 {
             return Ok(());

@@ -27,6 +27,7 @@ use crate::network::Joined;
 use crate::policy::{self, ImageSays, Plan, Share};
 use crate::range::Range;
 use crate::stdio::{self, Stdin};
+use crate::warm::Pool;
 use crate::{facts, files, host_image, links, removal};
 
 /// What of the container the caller wants to have.
@@ -156,8 +157,13 @@ impl Engine {
     ) -> Result<Prepared> {
         let sharing = policy::sharing(&record.request.host_config)?;
         crate::machine::check_network(&record.request.host_config.network_mode)?;
+        let pool = Pool::for_container(&self.roots, record, &sharing)?;
+        let mut made = pool.as_ref().and_then(|pool| pool.take(&record.id));
         let range = match (&sharing.user, shared) {
-            (Share::Private, _) => Some(Range::claim(&self.roots.run, &record.id, seed(&record.id))?),
+            (Share::Private, _) => Some(match &made {
+                Some(made) => made.range.clone(),
+                None => Range::claim(&self.roots.run, &record.id, seed(&record.id))?,
+            }),
             (Share::Container(_), Some(base)) => Some(Range::join(&self.roots.run, base, &record.id)?),
             _ => None,
         };
@@ -167,11 +173,16 @@ impl Engine {
             if let Some(range) = &range {
                 plan.map_ids(range.maps()?)?;
             }
+            if let Some(made) = &made {
+                plan.enter(&made.namespaces);
+            }
             let profile = plan.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
             let filter = profile.map(seccomp::compile).transpose();
             let filter = filter.map_err(|err| err.context("compile the seccomp profile"))?;
             let rootfs = self.rootfs(record, folders)?;
-            joined = crate::network::claim(&self.roots, record)?;
+            let warm = pool.is_some().then_some(made.is_some());
+            joined = crate::network::claim(&self.roots, record, made.take().map(|made| made.connection))?;
+            joined.warm = warm;
             let place = crate::network::place(&self.roots, record, &joined)?;
             write_files(record, folders, base, &place)?;
             Ok((rootfs, filter))

@@ -11,6 +11,7 @@
 //! | running, and its process is gone | recorded as ended with an unknown exit code, its kernel objects undone; removed if it was to be |
 //! | created or ended, with a run folder | killed on the way to a start or from an end: what the start made is undone |
 //! | a name that no container has, or one that a rename has left to it beside its own | given back |
+//! | a network in the pool that is half made, not as the network is now, or of a container that is gone | taken apart |
 //! | an id range, an address, a published port held by one that does not run | given back |
 
 use std::fs;
@@ -48,6 +49,8 @@ pub fn sweep(roots: &Roots) -> Result<()> {
     }
     sweep_names(roots);
     events::rotate(roots);
+    // Before its claims.
+    crate::warm::sweep(roots);
     sweep_ranges(roots);
     crate::volume::sweep(roots);
     crate::network::sweep_networks(roots);
@@ -209,6 +212,18 @@ fn sweep_names(roots: &Roots) {
     }
 }
 
+/// Whether a container runs, or somebody is in charge of it.
+pub fn is_there(roots: &Roots, id: &str) -> bool {
+    let folders = roots.folders(id);
+    match folders.lock() {
+        // Somebody is in charge of it.
+        Ok(None) => true,
+        Ok(Some(_)) | Err(_) => {
+            folders.status().is_ok_and(|status| status.is_some_and(|status| status.process().is_some()))
+        }
+    }
+}
+
 /// Lets go of ranges whose holders do not run.
 fn sweep_ranges(roots: &Roots) {
     let ranges = roots.run.join("ranges");
@@ -222,7 +237,8 @@ fn sweep_ranges(roots: &Roots) {
                 Err(_) => continue,
             };
             let runs =
-                folders.status().is_ok_and(|status| status.is_some_and(|status| status.process().is_some()));
+                folders.status().is_ok_and(|status| status.is_some_and(|status| status.process().is_some()))
+                    || crate::warm::holds(roots, &id);
             if let (false, Ok(number)) = (runs, range.parse()) {
                 Range::numbered(&roots.run, number).release(&id);
             }

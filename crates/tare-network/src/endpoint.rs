@@ -216,6 +216,22 @@ impl Networks {
             .hint("stop containers on it, or make a network with a larger --subnet"))
     }
 
+    /// Has the addresses of an endpoint claimed by its container, in place of who has had them until now.
+    pub fn pass_on(&self, endpoint: &Endpoint) -> Result<()> {
+        let addresses =
+            [endpoint.ipv4.map(IpAddr::from), endpoint.ipv6.map(IpAddr::from)].into_iter().flatten();
+        for address in addresses {
+            let folder = self.folders.addresses(&endpoint.network_id);
+            let link = folder.join(address.to_string());
+            // Where we are killed in between, it is taken away as the container's other claims are.
+            let new = folder.join(format!("{address}.{}", endpoint.container));
+            let what = || format!("claim {}", link.display());
+            std::os::unix::fs::symlink(&endpoint.container, &new).doing(what)?;
+            fs::rename(&new, &link).doing(what)?;
+        }
+        Ok(())
+    }
+
     fn give_back(&self, network: &Network, address: IpAddr, container: &str) {
         let link = self.folders.addresses(&network.id).join(address.to_string());
         if fs::read_link(&link).is_ok_and(|owner| owner.as_os_str() == container) {

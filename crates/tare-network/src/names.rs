@@ -71,6 +71,8 @@ const STREAM: u64 = 4 << 32;
 pub struct Config<'a> {
     /// The container's network namespace.
     pub netns: BorrowedFd<'a>,
+    /// Port 53 leads to the server already: see [`lead`].
+    pub led: bool,
     /// Whom it may know.
     pub directory: Directory,
     /// `--dns`: asked instead of the host's resolvers, from inside the container.
@@ -141,7 +143,7 @@ impl Server {
     pub fn open(config: Config<'_>) -> Result<Server> {
         let home = own_network()?;
         process::enter(config.netns, namespace::NET).doing(|| "enter the container's network namespace")?;
-        let opened = sockets();
+        let opened = sockets(config.led);
         process::enter(home.as_fd(), namespace::NET)
             .doing(|| "come back from the container's network namespace")?;
         let sockets = opened.doing(|| format!("open the name server {ADDRESS}"))?;
@@ -488,8 +490,13 @@ fn own_network() -> Result<OwnedFd> {
         .doing(|| format!("open({path:?})"))
 }
 
+/// Leads port 53 to where the server of the network namespace that the caller is in will be.
+pub fn lead() -> Result<()> {
+    redirect::lead(redirect::PORT, redirect::PORT)
+}
+
 /// Opens both sockets in the network namespace that the caller is in, and leads port 53 to them.
-fn sockets() -> Result<Sockets> {
+fn sockets(led: bool) -> Result<Sockets> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let udp = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)
         .doing(|| "socket(UDP)")?;
@@ -498,7 +505,9 @@ fn sockets() -> Result<Sockets> {
     let udp_port = bind(&udp)?;
     let tcp_port = bind(&tcp)?;
     rustix::net::listen(&tcp, MOST_STREAMS as i32).doing(|| "listen()")?;
-    redirect::lead(udp_port, tcp_port)?;
+    if !(led && (udp_port, tcp_port) == (redirect::PORT, redirect::PORT)) {
+        redirect::lead(udp_port, tcp_port)?;
+    }
     Ok(Sockets { udp, tcp })
 }
 

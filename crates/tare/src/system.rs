@@ -5,3 +5,4 @@ pub mod disk;
 pub mod events;
 pub mod info;
 pub mod prune;
+pub mod warm;

@@ -16,7 +16,7 @@ use crate::container::{
 };
 use crate::image::{carry, copy as image_copy, images, import, login, pull, registry, verify};
 use crate::print::{failure, terminal};
-use crate::system::{boot, disk, events, info, prune};
+use crate::system::{boot, disk, events, info, prune, warm};
 use crate::words::flag::{self, Flag, Given};
 use crate::words::help;
 use crate::{network, volume};
@@ -199,6 +199,7 @@ const SYSTEM: Group = Group {
         place("info", &info::INFO),
         place("prune", &prune::SYSTEM),
         place("service", &boot::SERVICE),
+        place("warm", &warm::WARM),
     ],
 };
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::bench::report::{Spread, machine};
 
 pub const START: &str = "tare run --rm -p, bridge, limits";
+pub const START_WARM: &str = "tare run --rm -p, bridge, limits, warm pool";
 pub const START_NONE: &str = "tare run --rm --network none, limits";
 pub const START_DOCKER: &str = "docker run --rm -p, bridge, limits";
 pub const START_CRUN: &str = "crun run, a bare bundle, no network";
