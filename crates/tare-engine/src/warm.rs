@@ -180,7 +180,7 @@ impl Entry {
         if networks(roots).find(DEFAULT)? != self.network {
             return Err(stale("the network is another one"));
         }
-        match link::find(&mut Netlink::open()?, &self.network.link)? {
+        match link::find(&Netlink::open()?, &self.network.link)? {
             Some(bridge) if (bridge.index, bridge.mtu) == self.bridge => Ok(()),
             _ => Err(stale("the bridge is another one")),
         }
@@ -375,7 +375,7 @@ fn keep(
     })??;
     networks(roots).make_links(netns.as_fd(), connection, 0)?;
     let name = &connection[0].network.link;
-    let bridge = link::find(&mut Netlink::open()?, name)?
+    let bridge = link::find(&Netlink::open()?, name)?
         .ok_or_else(|| Error::new(Kind::Kernel, format!("look for the bridge {name}: it vanished again")))?;
     for (file, _) in PINS {
         let (source, target) = (format!("/proc/{pid}/ns/{file}"), folder.join(file));

@@ -63,8 +63,6 @@ pub struct Link {
     pub index: u32,
     /// Largest packet in bytes.
     pub mtu: u32,
-    /// It is up.
-    pub up: bool,
 }
 
 /// How macvlan links of one parent reach each other (linux/if_link.h).
@@ -114,24 +112,9 @@ pub fn visit<T>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T) -> Result<T> {
 }
 
 /// Looks for a link by its name.
-pub fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>> {
-    let body = Body::new(&[0; LINK]).string(IFLA_IFNAME, name)?;
-    match netlink.ask(kind::GETLINK, 0, &body, &format!("look for the link {name}")) {
-        Err(err) if err.errno() == Some(Errno::NODEV) => Ok(None),
-        answers => read(answers?.first()).map(Some),
-    }
-}
-
-fn read(answer: Option<&Answer>) -> Result<Link> {
-    let cut_off = || Error::new(Kind::Corrupt, "the kernel's answer is cut off");
-    let answer = answer.ok_or_else(cut_off)?;
-    let [_, _, _, _, a, b, c, d, e, f, g, h, ..] = *answer.header::<LINK>().ok_or_else(cut_off)?;
-    let mtu = answer.attributes(LINK).find(|(kind, _)| *kind == IFLA_MTU);
-    Ok(Link {
-        index: u32::from_ne_bytes([a, b, c, d]),
-        mtu: mtu.and_then(|(_, value)| value.first_chunk()).map_or(USUAL_MTU, |mtu| u32::from_ne_bytes(*mtu)),
-        up: u32::from_ne_bytes([e, f, g, h]) & UP != 0,
-    })
+pub fn find(netlink: &Netlink, name: &str) -> Result<Option<Link>> {
+    let found = tare_sys::link::find(netlink.as_fd(), name).doing(|| format!("look for the link {name}"))?;
+    Ok(found.map(|(index, mtu)| Link { index, mtu }))
 }
 
 /// `struct ifinfomsg` that sets these flags and leaves the others.
@@ -256,24 +239,31 @@ pub fn make_pair(host: &mut Netlink, name: &str, bridge: Link, port: Port, inner
     let info = Body::new(&[]).string(INFO_KIND, "veth")?.attribute(INFO_DATA, data.as_bytes())?;
     let body = body.attribute(IFLA_LINKINFO, info.as_bytes())?;
     let what = format!("make the pair of links {name} and {}", inner.name);
-    host.ask(kind::NEWLINK, flag::CREATE | flag::EXCL, &body, &what).map_err(|err| match err.errno() {
+    let mut requests = vec![Request { kind: kind::NEWLINK, flags: flag::CREATE | flag::EXCL, body, what }];
+    if port != Port::default() {
+        requests.push(port_request(name, port)?);
+    }
+    host.ask_all(&requests).map_err(|err| match err.errno() {
         Some(Errno::XFULL) => err.with_kind(Kind::Exhausted).hint(
             "a bridge takes 1,023 links; make another network (`tare network create`) for more containers",
         ),
         _ => explain(err, "veth links"),
-    })?;
-    if port == Port::default() { Ok(()) } else { set_port(host, name, port) }
+    })
 }
 
 /// Sets how the bridge treats the host's end of a pair.
 pub fn set_port(host: &mut Netlink, name: &str, port: Port) -> Result<()> {
+    host.ask_all(&[port_request(name, port)?])
+}
+
+fn port_request(name: &str, port: Port) -> Result<Request> {
     let data = Body::new(&[])
         .attribute(BRPORT_MODE, &[port.hairpin.into()])?
         .attribute(BRPORT_ISOLATED, &[port.isolated.into()])?;
     let info =
         Body::new(&[]).string(INFO_SLAVE_KIND, "bridge")?.attribute(INFO_SLAVE_DATA, data.as_bytes())?;
     let body = header(0, 0).string(IFLA_IFNAME, name)?.attribute(IFLA_LINKINFO, info.as_bytes())?;
-    host.ask(kind::NEWLINK, 0, &body, &format!("set how the bridge treats {name}")).map(drop)
+    Ok(Request { kind: kind::NEWLINK, flags: 0, body, what: format!("set how the bridge treats {name}") })
 }
 
 /// Makes a macvlan link on a link of the host, straight in the container's namespace.
@@ -413,8 +403,10 @@ pub fn route_mtu(netlink: &mut Netlink, routes: &Routes) -> u32 {
     let mut smallest = None;
     for index in &routes.defaults {
         let answers = netlink.ask(kind::GETLINK, 0, &header(*index, 0), "look for the default route's link");
-        if let Some(link) = answers.ok().and_then(|answers| read(answers.first()).ok()) {
-            smallest = Some(smallest.map_or(link.mtu, |mtu: u32| mtu.min(link.mtu)));
+        let answers = answers.unwrap_or_default();
+        let mtu = answers.first().and_then(|link| link.attributes(LINK).find(|(kind, _)| *kind == IFLA_MTU));
+        if let Some(mtu) = mtu.and_then(|(_, mtu)| mtu.first_chunk()).map(|mtu| u32::from_ne_bytes(*mtu)) {
+            smallest = Some(smallest.map_or(mtu, |least: u32| least.min(mtu)));
         }
     }
     // Below 1,280 IPv6 does not work; above what a link of Ethernet takes nothing else does.
