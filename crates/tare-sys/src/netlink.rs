@@ -154,6 +154,8 @@ fn long(bytes: &[u8], at: usize) -> Option<u32> {
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
+    /// What is received; its pages are only there once something large was.
+    buffer: Vec<u8>,
 }
 
 impl AsFd for Netlink {
@@ -245,7 +247,7 @@ impl Netlink {
             )
         };
         check(result.into()).doing(|| "setsockopt(NETLINK_EXT_ACK)")?;
-        Ok(Netlink { socket, sequence: 0 })
+        Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Sends one request and reads its whole answer. `what` names it in errors.
@@ -264,8 +266,13 @@ impl Netlink {
     pub fn ask_all(&mut self, requests: &[Request]) -> Result<()> {
         let first = self.sequence + 1;
         let mut message = Vec::new();
-        for request in requests {
-            self.append(&mut message, request.kind, request.flags | REQUEST | ACK, &request.body);
+        for (at, request) in requests.iter().enumerate() {
+            self.append(
+                &mut message,
+                request.kind,
+                request.flags | REQUEST | last(at, requests),
+                &request.body,
+            );
         }
         self.send_all(&message, requests, first, self.sequence)
     }
@@ -280,9 +287,12 @@ impl Netlink {
         self.append(&mut message, BATCH_BEGIN, REQUEST, &Body::new(&SUBSYSTEM));
         let first = self.sequence + 1;
         for (at, request) in requests.iter().enumerate() {
-            // A refusal is always told; that all went well is told by the last.
-            let ack = if at + 1 == requests.len() { ACK } else { 0 };
-            self.append(&mut message, request.kind, request.flags | REQUEST | ack, &request.body);
+            self.append(
+                &mut message,
+                request.kind,
+                request.flags | REQUEST | last(at, requests),
+                &request.body,
+            );
         }
         let last = self.sequence;
         self.append(&mut message, BATCH_END, REQUEST, &Body::new(&SUBSYSTEM));
@@ -313,16 +323,14 @@ impl Netlink {
         }
         rustix::net::send(&self.socket, message, SendFlags::empty())
             .doing(|| format!("{}: send(netlink, {} bytes)", what(first), message.len()))?;
-        let mut buffer = vec![0; BUFFER];
         let mut refusal: Option<Error> = None;
         loop {
-            let (_, length) = match rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::TRUNC) {
+            let mut rest = match receive(&self.socket, &mut self.buffer) {
                 Err(Errno::INTR) => continue,
                 // More refusals than fit: the first one says enough.
                 Err(Errno::NOBUFS) if refusal.is_some() => break,
                 result => result.doing(|| format!("{}: recv(netlink)", what(first)))?,
             };
-            let mut rest = buffer.get(..length).ok_or_else(|| broken(what(first)))?;
             let mut done = false;
             while !rest.is_empty() {
                 let length = long(rest, 0).ok_or_else(|| broken(what(first)))? as usize;
@@ -374,13 +382,11 @@ impl Netlink {
 
         let mut answers = Vec::new();
         let mut whole = true;
-        let mut buffer = vec![0; BUFFER];
         loop {
-            let (_, length) = match rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::TRUNC) {
+            let mut rest = match receive(&self.socket, &mut self.buffer) {
                 Err(Errno::INTR) => continue,
                 result => result.doing(|| format!("{what}: recv(netlink)"))?,
             };
-            let mut rest = buffer.get(..length).ok_or_else(|| broken(what))?;
             while !rest.is_empty() {
                 let length = long(rest, 0).ok_or_else(|| broken(what))? as usize;
                 let one = rest.get(..length).filter(|one| one.len() >= HEADER).ok_or_else(|| broken(what))?;
@@ -405,6 +411,18 @@ impl Netlink {
             }
         }
     }
+}
+
+/// One datagram. One that is cut off is [`Errno::MSGSIZE`].
+fn receive<'a>(socket: &OwnedFd, buffer: &'a mut Vec<u8>) -> rustix::io::Result<&'a [u8]> {
+    buffer.clear();
+    let (_, length) = rustix::net::recv(socket, rustix::buffer::spare_capacity(buffer), RecvFlags::TRUNC)?;
+    buffer.get(..length).ok_or(Errno::MSGSIZE)
+}
+
+/// A refusal is always told; that all went well is told by the last.
+fn last(at: usize, requests: &[Request]) -> u16 {
+    if at + 1 == requests.len() { ACK } else { 0 }
 }
 
 fn broken(what: &str) -> Error {
