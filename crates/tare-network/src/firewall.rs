@@ -113,6 +113,14 @@ pub struct Firewall {
     table: String,
 }
 
+/// What other people's firewalls drop where no rule of theirs accepts it.
+struct Surroundings {
+    /// The families whose input they drop.
+    gated: Vec<u8>,
+    /// The chains that keep packets from passing between containers and the outside.
+    obstacles: Vec<String>,
+}
+
 /// The name of an engine's table: `tare` for the system's, and one of its own for each other state folder, so
 /// that several live side by side.
 pub fn table_name(state: &Path) -> String {
@@ -179,29 +187,30 @@ impl Firewall {
                 elements.endpoint(network, endpoint);
             }
         }
-        elements.gate(&Firewall::gated(&self.foreign()?)?);
+        elements.gate(&self.surroundings()?.gated);
         let mut requests = self.rules()?;
         requests.extend(message::add_elements(&self.table, &elements.0)?);
         self.netlink.transaction(&requests).map_err(explain)
     }
 
-    /// The families whose input somebody else's chain drops where no rule lets it in.
-    fn gated(foreign: &[message::Foreign]) -> Result<Vec<u8>> {
-        let mut families = Vec::new();
-        for chain in foreign.iter().filter(|chain| chain.hook == INPUT) {
-            match chain.family {
-                1 => families.extend([IPV4[0], IPV6[0]]),
-                family => families.push(family),
+    /// Looks at what others drop.
+    fn surroundings(&mut self) -> Result<Surroundings> {
+        let mut found = Surroundings { gated: Vec::new(), obstacles: Vec::new() };
+        for chain in self.foreign()? {
+            match (chain.hook, chain.family) {
+                (INPUT, 1) => found.gated.extend([IPV4[0], IPV6[0]]),
+                (INPUT, family) => found.gated.push(family),
+                _ => found.obstacles.push(format!("{} of table {}", chain.name, chain.table)),
             }
         }
-        for ip in [Ip::V4, Ip::V6] {
-            if iptables::drops(ip, INPUT)? {
-                families.push(if ip == Ip::V4 { IPV4[0] } else { IPV6[0] });
-            }
+        for (ip, family, program) in [(Ip::V4, IPV4, "iptables-legacy"), (Ip::V6, IPV6, "ip6tables-legacy")] {
+            let [input, forward] = iptables::drops(ip, [INPUT, FORWARD])?;
+            found.gated.extend(input.then_some(family[0]));
+            found.obstacles.extend(forward.then(|| format!("FORWARD of {program}")));
         }
-        families.sort_unstable();
-        families.dedup();
-        Ok(families)
+        found.gated.sort_unstable();
+        found.gated.dedup();
+        Ok(found)
     }
 
     /// Other people's chains for what comes in or passes through that drop what they do not accept: by their policy, or
@@ -222,8 +231,7 @@ impl Firewall {
     /// Looks again whether the host's firewall drops, and lets the rules know. Answers which chains of the host's keep
     /// packets from passing between containers and the outside.
     pub fn look_around(&mut self) -> Result<Vec<String>> {
-        let foreign = self.foreign()?;
-        let gated = Firewall::gated(&foreign)?;
+        let Surroundings { gated, obstacles } = self.surroundings()?;
         let known = message::bytes_in(&mut self.netlink, &self.table, "gated")?;
         let (mut new, mut gone) = (Elements::default(), Elements::default());
         new.gate(&gated.iter().copied().filter(|family| !known.contains(family)).collect::<Vec<_>>());
@@ -235,14 +243,6 @@ impl Firewall {
         }
         if !gone.is_empty() {
             self.remove(&gone)?;
-        }
-        let obstacles = foreign.into_iter().filter(|chain| chain.hook == FORWARD);
-        let mut obstacles: Vec<String> =
-            obstacles.map(|chain| format!("{} of table {}", chain.name, chain.table)).collect();
-        for (ip, program) in [(Ip::V4, "iptables-legacy"), (Ip::V6, "ip6tables-legacy")] {
-            if iptables::drops(ip, FORWARD)? {
-                obstacles.push(format!("FORWARD of {program}"));
-            }
         }
         Ok(obstacles)
     }

@@ -44,16 +44,20 @@ impl Ip {
     }
 }
 
-/// Whether the table `filter` drops at a hook what no other rule of its accepts: by the policy of the chain, or by a
-/// rule without a condition. Where there is no such table, it does not, and none is made by the question.
-pub fn drops(ip: Ip, hook: u32) -> Result<bool> {
-    let known = std::fs::read_to_string(ip.names()).unwrap_or_default();
+/// At which of these hooks the table `filter` drops what no other rule of its accepts: by the policy of the chain, or by
+/// a rule without a condition. Where there is no such table, it does not, and none is made by the question.
+pub fn drops<const N: usize>(ip: Ip, hooks: [u32; N]) -> Result<[bool; N]> {
+    let known = crate::path::read_short(ip.names()).unwrap_or_default();
+    let mut all = [false; N];
     if !known.lines().any(|name| name == "filter") {
-        return Ok(false);
+        return Ok(all);
     }
     let what = || format!("read the table filter of {}", if ip == Ip::V4 { "iptables" } else { "ip6tables" });
     let (info, table) = read(ip).doing(what)?;
-    ends_all(ip, hook, &info, &table).ok_or_else(|| Error::new(Kind::Corrupt, what()))
+    for (drops, hook) in all.iter_mut().zip(hooks) {
+        *drops = ends_all(ip, hook, &info, &table).ok_or_else(|| Error::new(Kind::Corrupt, what()))?;
+    }
+    Ok(all)
 }
 
 fn read(ip: Ip) -> Result<(Vec<u8>, Vec<u8>)> {
