@@ -515,11 +515,12 @@ fn bind(socket: &OwnedFd) -> Result<u16> {
     // The loopback interface may just be on its way up.
     rustix::net::sockopt::set_ip_freebind(socket, true).doing(|| "setsockopt(IP_FREEBIND)")?;
     let address = |port| SocketAddr::new(ADDRESS.into(), port);
-    let bound = match rustix::net::bind(socket, &address(redirect::PORT)) {
+    match rustix::net::bind(socket, &address(redirect::PORT)) {
+        Ok(()) => return Ok(redirect::PORT),
         Err(Errno::ADDRINUSE) => rustix::net::bind(socket, &address(0)),
-        bound => bound,
-    };
-    bound.doing(|| format!("bind({ADDRESS})"))?;
+        refused => refused,
+    }
+    .doing(|| format!("bind({ADDRESS})"))?;
     let bound = rustix::net::getsockname(socket).doing(|| "getsockname()")?;
     Ok(SocketAddr::try_from(bound).map_or(redirect::PORT, |address| address.port()))
 }
