@@ -69,7 +69,7 @@ fn notes_runtime_and_drivers_are_what_they_say() {
         .fails(125)
         .complains_of(&["unknown or invalid runtime name: kata"]);
     host.sh(&["--volume-driver", "rexray", "-v", "/x"], "true").fails(125).complains_of(&["rexray"]);
-    host.sh(&["--gpus", "all"], "true").fails(125).complains_of(&["--gpus", "--device"]);
+    host.sh(&["--gpus", "all"], "true").fails(125).complains_of(&["gpu", "CDI spec", "nvidia-ctk"]);
     host.sh(&["--isolation", "hyperv"], "true").fails(125).complains_of(&["isolation"]);
     host.sh(&["--kernel-memory", "64m"], "true").complains_of(&["ignored"]).ok();
 }
