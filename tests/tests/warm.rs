@@ -197,6 +197,18 @@ fn the_pool_is_shown_and_wrong_sizes_are_refused() {
 }
 
 #[test]
+fn the_pool_is_emptied_and_filled_while_monitors_look_after_it() {
+    let host = Host::new();
+    for _ in 0..20 {
+        warm(&host, 1);
+        // Its monitor wants to replace what it took, just now.
+        host.sh(&[], "true").ok();
+        host.tare(["system", "warm", "0"]).run().ok();
+    }
+    goes_without_a_trace(&host);
+}
+
+#[test]
 fn killed_at_any_step_of_filling_the_pool_the_next_command_puts_it_right() {
     let host = Host::new();
     host.busybox();

@@ -273,6 +273,14 @@ fn size_of(folder: &Path) -> usize {
     fs::read_to_string(folder.join("size")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
+fn set_size(folder: &Path, size: usize) -> Result<()> {
+    let what = || format!("write {}", folder.join("size").display());
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).doing(what)?;
+    let _lock = lock(folder, FlockOperation::LockExclusive)?;
+    let new = folder.join(".size");
+    fs::write(&new, size.to_string()).and_then(|()| fs::rename(&new, folder.join("size"))).doing(what)
+}
+
 /// Makes what is missing, and takes apart what is too many. `wait`: also where somebody else is at it.
 fn fill(roots: &Roots, wait: bool) -> Result<()> {
     let operation =
@@ -282,6 +290,8 @@ fn fill(roots: &Roots, wait: bool) -> Result<()> {
         let lock = match lock(&pool, operation) {
             // Who is at it looks again when it is done.
             Err(err) if !wait && err.errno() == Some(Errno::WOULDBLOCK) => return Ok(()),
+            // Emptied meanwhile.
+            Err(err) if err.errno() == Some(Errno::NOENT) => return Ok(()),
             lock => lock?,
         };
         loop {
@@ -400,10 +410,14 @@ impl Engine {
         let pool = self.roots.run.join("warm");
         let what = || format!("keep {size} warm networks in {}", pool.display());
         if size > 0 {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&pool).doing(what)?;
-            let _lock = lock(&pool, FlockOperation::LockExclusive)?;
-            let (new, path) = (pool.join(".size"), pool.join("size"));
-            fs::write(&new, size.to_string()).and_then(|()| fs::rename(&new, &path)).doing(what)?;
+            let mut again = 0..16;
+            loop {
+                match set_size(&pool, size) {
+                    // Whoever has emptied it before has just removed it.
+                    Err(err) if err.errno() == Some(Errno::NOENT) && again.next().is_some() => {}
+                    set => break set.doing(what)?,
+                }
+            }
         } else if pool.exists() {
             let _ = fs::remove_file(pool.join("size"));
         } else {
