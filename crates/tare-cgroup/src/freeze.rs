@@ -72,16 +72,18 @@ impl Cgroup {
         }
     }
 
-    /// Whether the cgroup is frozen; then this process of it may die nevertheless: on v1, where the frozen do not, it is
-    /// taken out of the freezer's tree. For a process of ours that was caught on its way into a container.
+    /// Whether the cgroup is frozen; then this process of it is killed nevertheless: on v1, where the frozen do not die, it
+    /// is taken out of the freezer's tree, with the signal waiting for it, so that it does nothing more. For a process of
+    /// ours that was caught on its way into a container.
     ///
     /// Where it cannot be told it is not frozen: there is no such cgroup, or there are none at all.
     ///
     /// Errors: those of the move. Source: admin-guide/cgroup-v1/freezer-subsystem.rst.
-    pub fn let_out(&self, pid: Pid) -> Result<bool> {
+    pub fn kill_if_frozen(&self, pid: Pid) -> Result<bool> {
         if !self.is_frozen().unwrap_or(false) {
             return Ok(false);
         }
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         if self.on.version() == Version::V1 {
             let path = format!("{}/cgroup.procs", self.on.dir("freezer", ""));
             control::write(self.on.root(), &path, &pid.as_raw_nonzero().to_string())

@@ -139,7 +139,7 @@ fn start(
         filter: filter.as_ref(),
         preserve_fds: 0,
         stdio,
-        stuck: &|pid| match cgroup.let_out(pid)? {
+        stuck: &|pid| match cgroup.kill_if_frozen(pid)? {
             true => Err(paused(record)),
             false => Ok(()),
         },

@@ -30,12 +30,15 @@ pub fn split() -> Result<()> {
 /// Splits like [`split`], for one more process in a container: the old one stays as the reaper of all that the new one
 /// leaves behind. It writes to `tell` how the program ended, as two bytes: 0 and the status, or 1 and the signal.
 pub fn watch_over(tell: &OwnedFd) -> Result<()> {
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .doing(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
+    let reaper = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(reaper)).doing(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     signal::block_all()?;
     let Some(child) = process::fork()? else {
-        // A reaper that is killed takes the program with it.
+        // A reaper that is killed takes the program with it, one that was killed before as well.
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        if rustix::process::getppid() != Some(reaper) {
+            process::exit_now(125);
+        }
         let _ = rustix::process::setpgid(None, None);
         if rustix::termios::isatty(rustix::stdio::stdin()) {
             let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpid());

@@ -94,7 +94,7 @@ fn without_a_cgroup_every_verb_says_so() {
     assert!(matches!(none.entrance().unwrap(), Entrance::Disabled));
     none.entrance().unwrap().join().unwrap();
     none.remove().unwrap();
-    assert!(!none.let_out(rustix::process::getpid()).unwrap(), "nothing holds a process up");
+    assert!(!none.kill_if_frozen(rustix::process::getpid()).unwrap(), "nothing holds a process up");
     for err in [
         none.freeze().unwrap_err(),
         none.kill().unwrap_err(),

@@ -51,7 +51,7 @@ impl Container {
                 filter: filter.as_ref(),
                 preserve_fds: options.preserve_fds,
                 stdio: None,
-                stuck: &|pid| match options.ignore_paused || !cgroup.let_out(pid)? {
+                stuck: &|pid| match options.ignore_paused || !cgroup.kill_if_frozen(pid)? {
                     true => Ok(()),
                     false => Err(paused()),
                 },
