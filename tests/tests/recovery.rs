@@ -176,9 +176,14 @@ fn a_new_monitor_takes_over_where_the_session_has_no_number() {
     let host = Host::new();
     host.busybox();
     // In a pid namespace of its own, whose session is of outside: as in a container, or under a plain init.
+    // A killed monitor holds its lock until it is dead, and is listed until it is reaped.
     let script = r#"
-        monitors() { for p in /proc/[0-9]*; do grep -qs tare-monitor $p/comm && echo ${p#/proc/}; done; true; }
-        "$0" run -d --network none --name box busybox sleep 60 && kill -9 $(monitors) && "$0" ps -q
+        monitors() { for p in /proc/[0-9]*; do [ -e $p/exe ] && grep -qs tare-monitor $p/comm && echo ${p#/proc/}; done; true; }
+        until_there_are() { n=0; until [ $(monitors | wc -l) = $1 ] || [ $n = 600 ]; do n=$((n + 1)); sleep 0.05; done; }
+        "$0" run -d --network none --name box busybox sleep 60 && kill -9 $(monitors)
+        until_there_are 0
+        "$0" ps -q
+        until_there_are 1
         echo $(monitors | wc -l) monitor
         "$0" rm -f box"#;
     let wrapper = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script];
