@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tare_tests::{Host, Terminal, eventually};
+use tare_tests::{Host, Tare, Terminal, eventually};
 
 #[test]
 fn several_who_attach_see_the_same_and_the_end() {
@@ -16,6 +16,43 @@ fn several_who_attach_see_the_same_and_the_end() {
         assert_eq!((out.stdout().as_str(), out.stderr()), ("out", "err\n"));
     }
     host.tare(["attach", "box"]).run().fails(1).complains_of(&["not running"]);
+}
+
+/// Lets a monitor find the orders of three connections, all of which it knows already, at the same moment.
+const ALL_AT_ONCE: &str = r#"
+import os, signal, socket, sys, time
+folder, monitor = sys.argv[1], int(sys.argv[2])
+os.chdir(folder)
+ends = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+for end in ends:
+    end.settimeout(20)
+    end.connect('control')
+    end.send(b'"Nonsense"')
+    assert end.recv(1 << 15).startswith(b'f')
+os.kill(monitor, signal.SIGSTOP)
+try:
+    while open(f'/proc/{monitor}/stat').read().rsplit(') ')[1][0] != 'T':
+        time.sleep(0.001)
+    for end in ends:
+        end.send(b'{"Attach":[true,true]}')
+finally:
+    os.kill(monitor, signal.SIGCONT)
+for end in ends:
+    assert end.recv(1 << 15).startswith(b's')
+print('all are attached')
+"#;
+
+#[test]
+fn several_who_attach_at_the_same_moment_are_all_heard() {
+    let host = Host::new();
+    let id = host.detached(&["--name", "box"], "sleep 600");
+    let monitors = host.processes();
+    let [monitor] = &monitors[..] else { panic!("one monitor, not {}", monitors.len()) };
+    let mut ask = std::process::Command::new("python3");
+    ask.args(["-c", ALL_AT_ONCE])
+        .arg(host.run_root().join("containers").join(&id))
+        .arg(monitor.id.to_string());
+    Tare::of(ask).run().prints("all are attached");
 }
 
 #[test]

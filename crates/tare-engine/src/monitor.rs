@@ -125,7 +125,9 @@ fn run(job: Job, channel: Channel) {
         }
     };
     let mut command = Client::new(channel);
-    monitor.introduce(&mut command, warnings);
+    if let Some(alive) = &monitor.alive {
+        command.tell(&Message::Started(warnings), &alive.ways_in(monitor.terminal.as_ref()));
+    }
     if attached {
         command.starter = true;
         command.wants = wants;
@@ -204,6 +206,13 @@ struct Alive {
     /// See [`Running::held`].
     #[expect(dead_code, reason = "held, not read")]
     held: Vec<OwnedFd>,
+}
+
+impl Alive {
+    /// The files that a client reaches it by.
+    fn ways_in<'a>(&'a self, terminal: Option<&'a OwnedFd>) -> Vec<BorrowedFd<'a>> {
+        std::iter::once(&self.pidfd).chain(terminal).map(AsFd::as_fd).collect()
+    }
 }
 
 /// What somebody has asked for and waits for.
@@ -424,13 +433,6 @@ impl Monitor {
         self.output[0] = Some(terminal.try_clone().doing(|| "dup(terminal)")?);
         self.terminal = Some(terminal);
         Ok(())
-    }
-
-    /// Tells a client of the container's process, with the files to reach it by.
-    fn introduce(&self, client: &mut Client, warnings: Vec<String>) {
-        let files = self.alive.as_ref().map(|alive| alive.pidfd.as_fd());
-        let files: Vec<_> = files.into_iter().chain(self.terminal.as_ref().map(AsFd::as_fd)).collect();
-        client.tell(&Message::Started(warnings), &files);
     }
 
     /// Once after a start: gives the pool another network in place of the one that was taken from it, or was not there.

@@ -207,18 +207,13 @@ impl Monitor {
     fn obey(&mut self, at: usize, order: Order) -> Result<bool> {
         match order {
             Order::Attach(wants) => {
-                let Some(mut client) = (at < self.clients.len()).then(|| self.clients.swap_remove(at)) else {
-                    return Ok(false);
-                };
+                // It stays where it is: more of the table's clients may have to be heard in this turn.
+                let Some(client) = self.clients.get_mut(at) else { return Ok(false) };
                 self.times.take = None;
                 client.wants = wants;
                 client.waits = true;
-                if self.alive.is_some() {
-                    self.introduce(&mut client, Vec::new());
-                } else {
-                    client.tell(&Message::Failed(not_running()), &[]);
-                }
-                self.clients.push(client);
+                let Some(alive) = &self.alive else { return Err(not_running()) };
+                client.tell(&Message::Started(Vec::new()), &alive.ways_in(self.terminal.as_ref()));
                 Ok(false)
             }
             Order::Wait => {
