@@ -23,6 +23,26 @@ fn it_is_in_the_container_with_its_environment_user_and_folder() {
 }
 
 #[test]
+fn the_filter_is_the_containers_whatever_became_of_the_one_that_was_kept() {
+    let host = Host::new();
+    let id = host.detached(&["--name", "box"], "sleep 60");
+    let kept = host.run_root().join("containers").join(&id).join("filter");
+    let filtered = || {
+        let status = ["exec", "box", "grep", "^Seccomp", "/proc/self/status"];
+        host.tare(status).run().prints("Seccomp:\t2\nSeccomp_filters:\t1");
+        host.tare(["exec", "box", "unshare", "-U", "true"]).run().fails(1);
+    };
+    filtered();
+    let compiled = std::fs::read(&kept).expect("it is kept");
+    filtered();
+    for damaged in [&compiled[..compiled.len() / 2], b"", b"not a filter"] {
+        std::fs::write(&kept, damaged).expect("writing it");
+        filtered();
+        assert!(std::fs::read(&kept).expect("it is kept") == compiled);
+    }
+}
+
+#[test]
 fn input_is_passed_to_its_end_and_only_with_i() {
     let host = Host::new();
     host.detached(&["--name", "box"], "sleep 60");

@@ -15,6 +15,7 @@
 //!     stdin stdout stderr           FIFOs, of one without a terminal
 //!     networks.json                 the networks that it was brought to since, for its name server
 //!     health.json                   how its health check goes, if it has one: see `health`
+//!     filter                        its compiled system call filter, since the first exec into it
 //!     control                       its monitor's socket
 //!     terminal                      the socket of the one who holds its terminal, if it has one
 //! ```

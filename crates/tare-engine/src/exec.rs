@@ -12,14 +12,15 @@ mod list;
 pub mod probe;
 mod relay;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::PipeFlags;
+use tare_cgroup::{Cgroup, Hierarchies};
 use tare_runtime::launch::{Join, Joined, join};
-use tare_runtime::seccomp;
+use tare_runtime::seccomp::{self, Compiled};
 use tare_runtime::user::UserRequest;
 use tare_sys::process::{self, Ended};
 use tare_sys::{Context, Error, Kind, Result, tty};
@@ -71,12 +72,15 @@ impl Engine {
         if status.state == State::Paused {
             return Err(paused(&record));
         }
-        let plan = self.decided(&record, &folders, &status)?;
+        let (plan, hierarchies) = self.decided(&record, &folders, &status)?;
         tare_runtime::exe::protect(&plan.spec)?;
         let command = request.cmd.join(" ");
         self.emit(&Event::container(&record, format!("exec_create: {command}")));
         let outside = Outside::open(request, status.base)?;
-        let joined = start(&record, &status, target.as_fd(), &plan, request, outside.theirs())?;
+        let cgroup = crate::cgroup::open(&hierarchies, &record);
+        let joined =
+            Place { folders: &folders, record: &record, status: &status, plan: &plan, cgroup: &cgroup }
+                .start(target.as_fd(), request, outside.theirs())?;
         self.emit(&Event::container(&record, format!("exec_start: {command}")));
         if request.detach {
             return Ok(0);
@@ -88,8 +92,8 @@ impl Engine {
     }
 
     /// What was decided for the container when it was started.
-    fn decided(&self, record: &Record, folders: &Folders, status: &Status) -> Result<Plan> {
-        let hierarchies = tare_cgroup::Hierarchies::discover()?;
+    fn decided(&self, record: &Record, folders: &Folders, status: &Status) -> Result<(Plan, Hierarchies)> {
+        let hierarchies = Hierarchies::discover()?;
         let mut facts = facts::gather(&record.request, &hierarchies)?;
         // A spec that was taken away since, or a linked container that has ended, is no reason not to get in.
         let _ = facts::add_cdi(&record.request, &mut facts);
@@ -104,47 +108,71 @@ impl Engine {
         if let Some(base) = status.base {
             plan.map_ids(Range::based(&self.roots.run, base).maps()?)?;
         }
-        Ok(plan)
+        Ok((plan, hierarchies))
     }
 }
 
-fn start(
-    record: &Record,
-    status: &Status,
-    target: std::os::fd::BorrowedFd<'_>,
-    plan: &Plan,
-    request: &ExecRequest,
-    stdio: Option<[std::os::fd::BorrowedFd<'_>; 3]>,
-) -> Result<Joined> {
-    let process = process_of(plan, request)?;
-    let user = match (&plan.user, request.user.as_str()) {
-        (own, "") => own.clone(),
-        (_, user) => {
-            UserRequest::Words { user: user.to_owned(), groups: record.request.host_config.group_add.clone() }
-        }
-    };
-    let profile = plan.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let filter = profile.map(seccomp::compile).transpose()?;
-    let hierarchies = tare_cgroup::Hierarchies::discover()?;
-    let cgroup = crate::cgroup::open(&hierarchies, record);
-    join(&Join {
-        spec: &plan.spec,
-        id: &record.id,
-        bundle: std::path::Path::new("/"),
-        target,
-        first: status.pid,
-        process: &process,
-        user: &user,
-        entrance: &cgroup.entrance()?,
-        filter: filter.as_ref(),
-        preserve_fds: 0,
-        stdio,
-        stuck: &|pid| match cgroup.kill_if_frozen(pid)? {
-            true => Err(paused(record)),
-            false => Ok(()),
-        },
-        reaps: true,
-    })
+/// The container that a process is started in.
+struct Place<'a> {
+    folders: &'a Folders,
+    record: &'a Record,
+    status: &'a Status,
+    plan: &'a Plan,
+    cgroup: &'a Cgroup,
+}
+
+impl Place<'_> {
+    fn start(
+        &self,
+        target: BorrowedFd<'_>,
+        request: &ExecRequest,
+        stdio: Option<[BorrowedFd<'_>; 3]>,
+    ) -> Result<Joined> {
+        let Place { folders, record, status, plan, cgroup } = self;
+        let process = process_of(plan, request)?;
+        let user = match (&plan.user, request.user.as_str()) {
+            (own, "") => own.clone(),
+            (_, user) => UserRequest::Words {
+                user: user.to_owned(),
+                groups: record.request.host_config.group_add.clone(),
+            },
+        };
+        join(&Join {
+            spec: &plan.spec,
+            id: &record.id,
+            bundle: std::path::Path::new("/"),
+            target,
+            first: status.pid,
+            process: &process,
+            user: &user,
+            entrance: &cgroup.entrance()?,
+            filter: filter(folders, plan)?.as_ref(),
+            preserve_fds: 0,
+            stdio,
+            stuck: &|pid| match cgroup.kill_if_frozen(pid)? {
+                true => Err(paused(record)),
+                false => Ok(()),
+            },
+            reaps: true,
+        })
+    }
+}
+
+/// The compiled filter. The first exec into a container keeps it for those that follow: compiling takes as long as a
+/// tenth of all the rest.
+fn filter(folders: &Folders, plan: &Plan) -> Result<Option<Compiled>> {
+    let linux = plan.spec.linux().as_ref();
+    let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else { return Ok(None) };
+    let path = folders.run.join("filter");
+    // One that is just being written, or of another version, is no filter: then it is compiled afresh.
+    if let Ok(kept) = std::fs::read(&path)
+        && let Ok(kept) = Compiled::from_bytes(&kept)
+    {
+        return Ok(Some(kept));
+    }
+    let compiled = seccomp::compile(profile)?;
+    let _ = std::fs::write(&path, compiled.to_bytes());
+    Ok(Some(compiled))
 }
 
 fn paused(record: &Record) -> Error {
@@ -211,7 +239,7 @@ impl Outside {
         Ok(Outside { stdin: writer, output: [Some(out), Some(err)], theirs: Some(theirs) })
     }
 
-    fn theirs(&self) -> Option<[std::os::fd::BorrowedFd<'_>; 3]> {
+    fn theirs(&self) -> Option<[BorrowedFd<'_>; 3]> {
         self.theirs.as_ref().map(|files| files.each_ref().map(AsFd::as_fd))
     }
 }

@@ -19,7 +19,7 @@ use tare_sys::process;
 use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
-use super::{ExecRequest, how_it_ended, start};
+use super::{ExecRequest, Place, how_it_ended};
 use crate::container::{Folders, Record, Roots, State, Status};
 use crate::engine::Engine;
 use crate::health::{self, Check, Health, Outcome};
@@ -86,7 +86,7 @@ impl Engine {
         let deadline = Instant::now().checked_add(check.timeout);
         let target =
             status.process().ok_or_else(|| Error::new(Kind::Conflict, "the container is not running"))?;
-        let plan = self.decided(record, folders, status)?;
+        let (plan, hierarchies) = self.decided(record, folders, status)?;
         tare_runtime::exe::protect(&plan.spec)?;
         let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).doing(|| "pipe2(O_CLOEXEC)")?;
         let theirs = stdio::give(theirs, status.base)?;
@@ -94,7 +94,12 @@ impl Engine {
         let null = stdio::open_null()?;
         let request = ExecRequest { cmd: check.command.clone(), ..ExecRequest::default() };
         let stdio = [null.as_fd(), theirs.as_fd(), theirs.as_fd()];
-        let joined = start(record, status, target.as_fd(), &plan, &request, Some(stdio))?;
+        let cgroup = crate::cgroup::open(&hierarchies, record);
+        let joined = Place { folders, record, status, plan: &plan, cgroup: &cgroup }.start(
+            target.as_fd(),
+            &request,
+            Some(stdio),
+        )?;
         drop(theirs);
         let mut output = Output { file: Some(ours), kept: Vec::new(), cut: false };
         let code = output.follow(&joined, deadline)?;
