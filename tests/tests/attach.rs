@@ -55,6 +55,30 @@ fn several_who_attach_at_the_same_moment_are_all_heard() {
     Tare::of(ask).run().prints("all are attached");
 }
 
+/// Asks to be attached again and again, and reads nothing of what it is told, until the monitor has enough of it.
+const DEAF: &str = r#"
+import os, socket, sys
+os.chdir(sys.argv[1])
+end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+end.settimeout(20)
+end.connect('control')
+try:
+    while True:
+        end.send(b'{"Attach":[true,true]}')
+except (BrokenPipeError, ConnectionResetError):
+    print('let go')
+"#;
+
+#[test]
+fn one_who_asks_and_never_reads_does_not_hold_the_monitor_up() {
+    let host = Host::new();
+    let id = host.detached(&["--name", "box"], "sleep 600");
+    let mut ask = std::process::Command::new("python3");
+    ask.args(["-c", DEAF]).arg(host.run_root().join("containers").join(&id));
+    Tare::of(ask).run().prints("let go");
+    host.tare(["stop", "-t", "0", "box"]).run().ok();
+}
+
 #[test]
 fn start_with_a_shows_the_first_byte_and_i_gives_the_input_to_its_end() {
     let host = Host::new();

@@ -73,7 +73,7 @@ impl Channel {
     /// Sends one message; waits while the other end has not read enough.
     pub fn send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result<()> {
         loop {
-            match self.try_send(bytes, files) {
+            match self.try_send(bytes, files, SendFlags::empty()) {
                 Err(Errno::INTR) => continue,
                 result => return result.doing(|| "sendmsg(channel)"),
             }
@@ -81,13 +81,11 @@ impl Channel {
     }
 
     /// Sends one message, or says `EAGAIN` where the other end has not read enough.
-    pub fn offer(&self, bytes: &[u8]) -> rustix::io::Result<()> {
-        let mut control = SendAncillaryBuffer::default();
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
+    pub fn offer(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+        self.try_send(bytes, files, SendFlags::DONTWAIT)
     }
 
-    fn try_send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    fn try_send(&self, bytes: &[u8], files: &[BorrowedFd<'_>], flags: SendFlags) -> rustix::io::Result<()> {
         let mut space = Vec::<MaybeUninit<u8>>::new();
         if !files.is_empty() {
             space.resize(rustix::cmsg_space!(ScmRights(MAX_FILES)), MaybeUninit::uninit());
@@ -96,7 +94,8 @@ impl Channel {
         if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
             return Err(Errno::TOOBIG);
         }
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+        let flags = flags | SendFlags::NOSIGNAL;
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
     }
 
     /// Process and user of the other end, as they were when it connected or made the pair, in our own namespaces

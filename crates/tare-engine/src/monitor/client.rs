@@ -62,8 +62,8 @@ impl Client {
         if files.is_empty() {
             self.queue.push_back(message.encode());
             self.flush();
-        } else if self.channel.send(&message.encode(), files).is_err() {
-            // A command that was killed is no reason to stop.
+        } else if self.channel.offer(&message.encode(), files).is_err() {
+            // A command that was killed is no reason to stop, and one that reads nothing none to wait.
             self.gone = true;
         }
     }
@@ -88,14 +88,14 @@ impl Client {
     /// Sends what waits, as far as it goes.
     pub fn flush(&mut self) {
         if self.skipped > 0 {
-            match self.channel.offer(&Message::Skipped(self.skipped).encode()) {
+            match self.channel.offer(&Message::Skipped(self.skipped).encode(), &[]) {
                 Ok(()) => self.skipped = 0,
                 Err(Errno::AGAIN) => return,
                 Err(_) => self.gone = true,
             }
         }
         while let Some(next) = self.queue.front() {
-            match self.channel.offer(next) {
+            match self.channel.offer(next, &[]) {
                 Ok(()) => drop(self.queue.pop_front()),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
