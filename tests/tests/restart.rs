@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tare_tests::{Host, eventually, stretched};
+use tare_tests::{Host, Tare, eventually, stretched};
 
 #[test]
 fn always_starts_it_again_until_somebody_stops_it() {
@@ -72,6 +72,52 @@ fn a_restart_keeps_the_container_and_changes_the_process() {
         .run()
         .fails(125)
         .complains_of(&["--rm"]);
+}
+
+/// Lets a monitor find an order of a connection that it knows at the same moment as the end of its container.
+const AT_THE_END: &str = r#"
+import os, signal, socket, sys, time
+folder, monitor, container, order = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+state = lambda pid: open(f'/proc/{pid}/stat').read().rsplit(') ')[1][0]
+os.chdir(folder)
+end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+end.settimeout(20)
+end.connect('control')
+end.send(b'"Nonsense"')
+assert end.recv(1 << 15).startswith(b'f')
+os.kill(monitor, signal.SIGSTOP)
+try:
+    while state(monitor) != 'T':
+        time.sleep(0.001)
+    os.kill(container, signal.SIGKILL)
+    while state(container) != 'Z':
+        time.sleep(0.001)
+    end.send(order.encode())
+finally:
+    os.kill(monitor, signal.SIGCONT)
+print('answer:', end.recv(1 << 15))
+"#;
+
+#[test]
+fn an_order_that_comes_with_the_end_changes_nothing_of_it() {
+    let host = Host::new();
+    for order in [r#"{"Restart":[null,null]}"#, r#"{"Stop":[null,null]}"#, r#"{"Kill":9}"#] {
+        let id = host.detached(&["--name", "box"], "sleep 600");
+        let monitors = host.processes();
+        let [monitor] = &monitors[..] else { panic!("one monitor, not {}", monitors.len()) };
+        let mut ask = std::process::Command::new("python3");
+        ask.args(["-c", AT_THE_END]).arg(host.run_root().join("containers").join(&id)).args([
+            monitor.id.to_string(),
+            host.pid("box").to_string(),
+            order.to_owned(),
+        ]);
+        // Who asks sees that nobody is there any more, and looks at what became of it.
+        Tare::of(ask).run().prints("answer: b''");
+        let state = host.inspect("box")["State"].clone();
+        assert_eq!((&state["ExitCode"], &state["Error"]), (&137.into(), &"".into()), "after {order}");
+        host.tare(["restart", "box"]).run().ok();
+        host.tare(["rm", "-f", "box"]).run().ok();
+    }
 }
 
 #[test]

@@ -182,6 +182,10 @@ impl Monitor {
                 return;
             }
         };
+        if self.over {
+            // It has just ended for good, and nothing of it is ours any more. Who asks hears the end of the connection.
+            return;
+        }
         let Ok(order) = order else {
             client.tell(
                 &Message::Failed(
