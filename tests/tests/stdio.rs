@@ -47,6 +47,25 @@ fn a_lot_of_any_bytes_comes_through_unchanged() {
 }
 
 #[test]
+fn a_long_write_behind_the_beginning_of_a_line_comes_through() {
+    let host = Host::new();
+    host.busybox();
+    // As much as a monitor looks at: a line and the beginning of the next. Once that was seen, more than fits into a pipe.
+    let beginning = [vec![b'x'; 16_000], b"\n".to_vec(), vec![b'y'; 383]].concat();
+    let rest = vec![b'y'; 200_000];
+    let (first, second) = (host.file("beginning", &beginning), host.file("rest", &rest));
+    let script = "dd if=/beginning bs=16384 count=1; sleep 0.1; dd if=/rest bs=200000 count=1";
+    let out = host
+        .tare(["run", "--rm", "-v"])
+        .arg(format!("{}:/beginning", first.display()))
+        .args(["-v", &format!("{}:/rest", second.display())])
+        .args(["busybox", "sh", "-c", script])
+        .run();
+    out.fails(0);
+    assert!(out.bytes() == [beginning, rest].concat());
+}
+
+#[test]
 fn the_last_words_before_the_exit_are_not_lost() {
     let host = Host::new();
     host.busybox();

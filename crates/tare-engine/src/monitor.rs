@@ -165,6 +165,8 @@ enum Source {
     Client(usize),
     /// Output, or its end.
     Output(Stream),
+    /// More output than the beginning of a line.
+    More,
     /// Somebody asks the name server.
     Names,
     /// A published port that it serves itself.
@@ -514,10 +516,15 @@ impl Monitor {
         }
         if self.times.take.is_none() && !self.clients.iter().any(Client::holds_up) {
             for stream in [Stream::Stdout, Stream::Stderr] {
-                if let Some(file) = &self.output[stream as usize] {
-                    let ready = self.unfinished[stream as usize].source(file);
-                    add(Source::Output(stream), ready, PollFlags::IN);
+                match &self.output[stream as usize] {
+                    Some(file) if !self.unfinished[stream as usize].alone => {
+                        add(Source::Output(stream), file.as_fd(), PollFlags::IN);
+                    }
+                    _ => {}
                 }
+            }
+            if let Some(more) = self.glass.more(&self.unfinished) {
+                add(Source::More, more, PollFlags::IN);
             }
         }
         (sources, fds)
@@ -575,6 +582,7 @@ impl Monitor {
             Source::Probe => self.checked(),
             Source::Keeper => self.keeper_is_gone(),
             Source::Output(stream) => self.take_output(stream, false),
+            Source::More => self.more_output(),
             Source::Proxy => {
                 if let Some(proxy) = &mut self.proxy {
                     proxy.serve();

@@ -1,7 +1,8 @@
 //! Signals: names, masks, and reading them from an fd.
 
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
@@ -139,14 +140,41 @@ pub fn reset(set: u64) {
     }
 }
 
-/// Signals as a file: signalfd(2), for every signal that [`block_all`] blocked.
+/// The signal that tells of input: see [`tell_of_input`].
+pub const INPUT: i32 = libc::SIGIO;
+
+/// From now on this process gets [`INPUT`] when more has come into a pipe or FIFO, also while a long write to it waits for
+/// room, of which no edge of epoll(7) tells (fcntl(2): `O_ASYNC`, `F_SETOWN`).
+pub fn tell_of_input(pipe: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: neither has a pointer, and the number is our own.
+    let result = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETOWN, libc::getpid()) };
+    check(result.into()).doing(|| "fcntl(F_SETOWN)")?;
+    let flags = rustix::fs::fcntl_getfl(pipe).doing(|| "fcntl(F_GETFL)")?;
+    rustix::fs::fcntl_setfl(pipe, flags | OFlags::ASYNC).doing(|| "fcntl(F_SETFL, O_ASYNC)")
+}
+
+/// Signals as a file: signalfd(2), for signals that [`block_all`] blocked.
 #[derive(Debug)]
 pub struct SignalFd(OwnedFd);
 
 impl SignalFd {
-    /// Opens it, non-blocking.
+    /// Opens it for all of them, non-blocking.
     pub fn new() -> Result<SignalFd> {
-        let set = full_set();
+        SignalFd::of(full_set())
+    }
+
+    /// The same for one of them.
+    pub fn only(number: i32) -> Result<SignalFd> {
+        // SAFETY: an all-zero sigset_t is the empty set, and sigaddset only writes to it; it refuses what is no signal.
+        let set = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigaddset(&raw mut set, number);
+            set
+        };
+        SignalFd::of(set)
+    }
+
+    fn of(set: libc::sigset_t) -> Result<SignalFd> {
         // SAFETY: `set` outlives the call; -1 asks for a new fd, which we then own.
         let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         check(fd.into()).doing(|| "signalfd()")?;

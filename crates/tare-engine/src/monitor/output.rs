@@ -2,16 +2,17 @@
 //!
 //! A piece is looked at (tee(2)), written down, and only then taken out of its FIFO. A monitor that is killed on the way
 //! leaves it to its successor, which may write it once more, but loses none of it. A line that has no end yet waits in the
-//! FIFO for the rest. As a FIFO that is not empty is always ready, what is waited for meanwhile is a change of it.
+//! FIFO for the rest. As a FIFO that is not empty is always ready, what is waited for meanwhile is a signal that there is
+//! more (and no edge of epoll(7): there is none when a long write fills the FIFO and waits for room).
 //!
 //! A terminal can only be read: there, what has no end yet waits in the log's writer.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags};
+use tare_sys::signal::{self, SignalFd};
 
 use super::message::CHUNK;
 use super::{FLUSH, Monitor};
@@ -19,16 +20,55 @@ use crate::container::{Folders, Record};
 use crate::log::{Stream, Writer};
 use crate::policy;
 
-/// A pipe of our own, to look at what waits in a FIFO. It is made for the first output: the silent ones are spared it.
+/// What it takes to look at what waits in a FIFO and to hear of more. It is made for the first output: the silent ones are
+/// spared it.
 #[derive(Debug, Default)]
-pub struct Glass(Option<(OwnedFd, OwnedFd)>);
+pub struct Glass {
+    /// A pipe of our own.
+    pipe: Option<(OwnedFd, OwnedFd)>,
+    more: Option<SignalFd>,
+}
 
 impl Glass {
     fn pipe(&mut self) -> Option<&(OwnedFd, OwnedFd)> {
-        if self.0.is_none() {
-            self.0 = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok();
+        if self.pipe.is_none() {
+            self.pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok();
         }
-        self.0.as_ref()
+        self.pipe.as_ref()
+    }
+
+    /// Ready when there is more in a FIFO that has nothing but the beginning of a line.
+    pub fn more(&self, unfinished: &[Unfinished; 2]) -> Option<BorrowedFd<'_>> {
+        let waits = unfinished.iter().any(|unfinished| unfinished.alone);
+        self.more.as_ref().filter(|_| waits).map(AsFd::as_fd)
+    }
+
+    /// From now on more is told than the beginnings of lines that are `alone`.
+    fn wait(&mut self, fifos: &[Option<OwnedFd>; 2], unfinished: &mut [Unfinished; 2]) {
+        if self.more.is_none() {
+            self.more = SignalFd::only(signal::INPUT).ok();
+        }
+        for (fifo, unfinished) in fifos.iter().zip(unfinished.iter_mut()) {
+            if let (Some(fifo), true, false) = (fifo, unfinished.alone, unfinished.told) {
+                // Where nothing tells of more, it is looked at again when its time to end is over.
+                unfinished.told = signal::tell_of_input(fifo.as_fd()).is_ok();
+            }
+        }
+        // One signal is for both: of what it has told until now, either is asked.
+        self.forget();
+        for (fifo, unfinished) in fifos.iter().zip(unfinished.iter_mut()) {
+            if let (Some(fifo), true) = (fifo, unfinished.alone) {
+                let there = rustix::io::ioctl_fionread(fifo);
+                unfinished.alone = there.is_ok_and(|there| there == unfinished.shown as u64);
+            }
+        }
+    }
+
+    /// What was told until now is no news.
+    fn forget(&self) {
+        if let Some(more) = &self.more {
+            while let Ok(Some(_)) = more.next() {}
+        }
     }
 
     /// What waits in `fifo`, and whether it still waits there.
@@ -74,44 +114,18 @@ pub struct Unfinished {
     /// Bytes of it that those who are attached have seen.
     shown: usize,
     /// All that is in the FIFO.
-    alone: bool,
-    /// Ready when the FIFO changes (`EPOLLET`). It is made for the first of them.
-    change: Option<OwnedFd>,
-}
-
-impl Unfinished {
-    /// It is all there is.
-    fn wait(&mut self, fifo: &OwnedFd) {
-        if self.change.is_none() {
-            self.change = epoll::create(CreateFlags::CLOEXEC).ok().filter(|change| {
-                epoll::add(change, fifo, EventData::new_u64(0), EventFlags::IN | EventFlags::ET).is_ok()
-            });
-        }
-        self.alone = self.change.is_some();
-    }
-
-    /// What to wait for, to hear of more in `fifo`.
-    pub fn source<'a>(&'a self, fifo: &'a OwnedFd) -> BorrowedFd<'a> {
-        self.change.as_ref().filter(|_| self.alone).map_or(fifo.as_fd(), AsFd::as_fd)
-    }
-
-    /// It will be looked at. What has changed until now is not told again.
-    fn heard(&mut self) {
-        self.alone = false;
-        if let Some(change) = &self.change {
-            let mut events = [std::mem::MaybeUninit::uninit(); 1];
-            let _ = epoll::wait(change, &mut events, Some(&rustix::event::Timespec::default()));
-        }
-    }
+    pub alone: bool,
+    /// What comes into the FIFO is told.
+    told: bool,
 }
 
 impl Monitor {
     /// Passes on what there is: one piece of it, or `all` of it, unfinished lines too.
     pub(super) fn take_output(&mut self, stream: Stream, all: bool) {
         let mut buffer = [0; CHUNK];
-        let unfinished = &mut self.unfinished[stream as usize];
-        while let Some(file) = &self.output[stream as usize] {
-            unfinished.heard();
+        let at = stream as usize;
+        while let Some(file) = &self.output[at] {
+            self.unfinished[at].alone = false;
             let seen = match self.terminal {
                 None => self.glass.look(file, &mut buffer),
                 Some(_) => rustix::io::read(file, &mut buffer).map(|length| (length, false)),
@@ -125,15 +139,17 @@ impl Monitor {
                     if waits {
                         discard(file, taken);
                     }
-                    let fresh = &buffer[unfinished.shown.min(length)..length];
+                    let fresh = &buffer[self.unfinished[at].shown.min(length)..length];
                     for client in self.clients.iter_mut().filter(|_| !fresh.is_empty()) {
                         client.pass(stream, fresh);
                     }
-                    unfinished.shown = length - taken;
+                    self.unfinished[at].shown = length - taken;
                     if length < CHUNK && taken < length {
-                        unfinished.wait(file);
+                        self.unfinished[at].alone = true;
+                        self.glass.wait(&self.output, &mut self.unfinished);
                     }
-                    if !fresh.is_empty() && (self.log.has_rest() || unfinished.alone) {
+                    let waits = self.log.has_rest() || self.unfinished[at].alone;
+                    if waits && (self.times.flush.is_none() || !fresh.is_empty()) {
                         self.times.flush = Some(Instant::now() + FLUSH);
                     }
                     if !all {
@@ -146,8 +162,18 @@ impl Monitor {
                 Err(_) => break,
             }
         }
-        self.output[stream as usize] = None;
-        *unfinished = Unfinished::default();
+        self.output[at] = None;
+        self.unfinished[at] = Unfinished::default();
+    }
+
+    /// There is more than the beginning of a line.
+    pub(super) fn more_output(&mut self) {
+        self.glass.forget();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if self.unfinished[stream as usize].alone {
+                self.take_output(stream, false);
+            }
+        }
     }
 
     /// Writes down the lines that have had their time to end.
@@ -185,32 +211,6 @@ mod tests {
         assert_eq!(whole_lines(b"one\ntw"), 4);
         assert_eq!(whole_lines(b"one"), 0);
         assert_eq!(whole_lines(&[b'x'; CHUNK]), CHUNK);
-    }
-
-    #[test]
-    fn more_of_an_unfinished_line_is_heard_of_and_what_is_there_is_not() {
-        let (fifo, writer) = rustix::pipe::pipe().unwrap();
-        let ready = |unfinished: &Unfinished| {
-            let mut fds = [rustix::event::PollFd::new(&fifo, rustix::event::PollFlags::IN)];
-            fds[0] = rustix::event::PollFd::from_borrowed_fd(
-                unfinished.source(&fifo),
-                rustix::event::PollFlags::IN,
-            );
-            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
-        };
-        let mut unfinished = Unfinished::default();
-        rustix::io::write(&writer, b"one").unwrap();
-        for more in [b"two", b"six"] {
-            unfinished.wait(&fifo);
-            // That it was there already is told once.
-            unfinished.heard();
-            unfinished.wait(&fifo);
-            assert!(!ready(&unfinished));
-            rustix::io::write(&writer, more).unwrap();
-            assert!(ready(&unfinished));
-            unfinished.heard();
-            assert!(ready(&unfinished), "the FIFO itself, which is not empty");
-        }
     }
 
     #[test]
