@@ -1,8 +1,10 @@
 //! One more process in a container that runs.
 #![forbid(unsafe_code)]
 
+use std::io::Read;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tare_tests::{Host, Terminal, eventually};
 
 #[test]
@@ -138,6 +140,55 @@ fn a_terminal_is_one_and_can_be_left() {
     terminal.is_restored();
     let list = host.tare(["exec", "box", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).run().ok();
     assert!(list.contains("sleep 44"), "{list}");
+}
+
+/// A call whose output nobody takes out of the pipe, once that is full.
+fn unread(host: &Host, script: &str) -> (std::process::Child, std::process::ChildStdout) {
+    let mut command = host.tare(["exec", "box", "sh", "-c", script]).into_command();
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("the command starts");
+    let output = child.stdout.take().expect("a pipe");
+    let mut before = 0;
+    eventually("the pipe is full", || {
+        let now = rustix::io::ioctl_fionread(&output).expect("the pipe can be asked");
+        std::mem::replace(&mut before, now) == now && now > 60_000
+    });
+    (child, output)
+}
+
+#[test]
+fn a_reader_who_does_not_read_holds_up_no_signal() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    let (mut child, _output) = unread(&host, "exec yes");
+    tare_tests::process::signal(child.id() as i32, Signal::TERM);
+    let mut ended = None;
+    eventually("it has ended", || {
+        ended = child.try_wait().expect("it can be waited for");
+        ended.is_some()
+    });
+    assert_eq!(ended.and_then(|status| status.code()), Some(143));
+}
+
+#[test]
+fn what_it_leaves_behind_may_write_without_end() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    let many =
+        "for i in 1 2 3 4 5 6 7 8; do cat /dev/zero & done; while [ ! -e /go ]; do sleep 0.1; done; exit 3";
+    let (mut child, mut output) = unread(&host, many);
+    host.tare(["exec", "box", "touch", "/go"]).run().ok();
+    eventually("its reaper knows that it has ended", || host.inspect("box")["ExecIDs"].is_null());
+    // Slowly: whoever would take what comes meanwhile never sees an end of it.
+    let (mut buffer, mut length) = ([0; 4096], 0);
+    loop {
+        match output.read(&mut buffer).expect("the pipe can be read") {
+            0 => break,
+            more => length += more,
+        }
+        assert!(length < 1 << 20, "it takes more and more");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(child.wait().expect("it can be waited for").code(), Some(3));
 }
 
 #[test]

@@ -265,17 +265,9 @@ impl Relay {
     fn write_output(&mut self) {
         let Some((stream, mut bytes)) = self.output.take() else { return };
         let target = target(stream);
-        let blocks = rustix::fs::fstat(target)
-            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile);
-        let length = if blocks { bytes.len().min(SAFE_WRITE) } else { bytes.len() };
-        match rustix::io::write(target, &bytes[..length]) {
-            Ok(written) => {
-                bytes.drain(..written);
-                if !bytes.is_empty() {
-                    self.output = Some((stream, bytes));
-                }
-            }
-            Err(Errno::AGAIN | Errno::INTR) => self.output = Some((stream, bytes)),
+        match write_some(target, &mut bytes) {
+            Ok(()) if bytes.is_empty() => {}
+            Ok(()) => self.output = Some((stream, bytes)),
             // Our reader is gone. In a pipeline (`tare run … | head`) the container shall go as any writer into that
             // pipe would, or it would write for ever. As PID 1 it does not die of the signal.
             Err(_) => {
@@ -326,6 +318,19 @@ impl Relay {
             self.with.stdin = Sink::None;
         }
     }
+}
+
+/// Writes as much as does not block once poll(2) says that `target` can be written to; what is left stays in `bytes`.
+pub(crate) fn write_some(target: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<()> {
+    let blocks = rustix::fs::fstat(target)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile);
+    let length = if blocks { bytes.len().min(SAFE_WRITE) } else { bytes.len() };
+    match rustix::io::write(target, &bytes[..length]) {
+        Ok(written) => drop(bytes.drain(..written)),
+        Err(Errno::AGAIN | Errno::INTR) => {}
+        Err(errno) => return Err(errno),
+    }
+    Ok(())
 }
 
 fn target(stream: Stream) -> BorrowedFd<'static> {

@@ -17,6 +17,9 @@ use tare_sys::{Context, Result};
 use crate::container::{Folders, Record};
 use crate::log::Stream;
 
+/// What a pipe holds unless it was made larger (pipe(7)).
+const CAPACITY: usize = 64 * 1024;
+
 /// What a container reads from.
 #[derive(Debug)]
 pub enum Stdin {
@@ -93,6 +96,13 @@ pub fn reader(folders: &Folders, stream: Stream) -> Result<OwnedFd> {
     fifo(folders, name(stream), OFlags::RDONLY | OFlags::NONBLOCK)
 }
 
+/// How many bytes there are to take from a pipe or a terminal whose writer has ended, at most. Another writer may go on
+/// without end. Of a terminal some may still be on the way from its other side.
+pub fn at_most(file: &OwnedFd) -> usize {
+    let there = rustix::io::ioctl_fionread(file).unwrap_or(0);
+    usize::try_from(there).unwrap_or(usize::MAX).max(CAPACITY)
+}
+
 /// Both ends of a stdin that ends with its writer.
 pub fn stdin_once(folders: &Folders) -> Result<(OwnedFd, OwnedFd)> {
     // Open for both ways first, so that neither of the others waits.
@@ -113,4 +123,18 @@ pub fn give(file: OwnedFd, base: Option<u32>) -> Result<OwnedFd> {
         rustix::fs::fchown(file.as_fd(), Some(uid), Some(gid)).doing(|| "fchown(FIFO)")?;
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_a_large_pipe_is_counted() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        assert_eq!(at_most(&reader), CAPACITY);
+        rustix::pipe::fcntl_setpipe_size(&writer, 4 * CAPACITY).unwrap();
+        assert_eq!(rustix::io::write(&writer, &vec![0; 3 * CAPACITY]), Ok(3 * CAPACITY));
+        assert_eq!(at_most(&reader), 3 * CAPACITY);
+    }
 }

@@ -1,4 +1,6 @@
 //! Between the caller's stdin, stdout and terminal and those of a process started by `exec`.
+//!
+//! As in [`attach`](crate::attach) nothing here blocks but poll(2): a slow reader holds up neither a signal nor a time limit.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -13,7 +15,8 @@ use tare_sys::tty::{self, RawMode};
 use tare_sys::{Context, Result};
 
 use super::{ExecRequest, Outside, how_it_ended};
-use crate::attach::Keys;
+use crate::attach::{Keys, write_some};
+use crate::stdio;
 
 /// Bytes taken at once.
 const CHUNK: usize = 16 * 1024;
@@ -28,6 +31,12 @@ struct Relay {
     takes_input: bool,
     input: Vec<u8>,
     output: [Option<OwnedFd>; 2],
+    /// Come from the process, not yet written: from which output, and what.
+    piece: Option<(usize, Vec<u8>)>,
+    /// It has ended with this code; what is left is output.
+    ended: Option<u8>,
+    /// How many bytes of each output are taken after that, at most: what it leaves behind may write without end.
+    rest: [usize; 2],
     keys: Keys,
     left: bool,
     signals: SignalFd,
@@ -63,6 +72,9 @@ pub fn relay(
         sink,
         input: Vec::new(),
         output,
+        piece: None,
+        ended: None,
+        rest: [0, 0],
         keys: request.keys.clone(),
         left: false,
         signals,
@@ -71,7 +83,9 @@ pub fn relay(
     drop(raw);
     if relay.left {
         eprintln!("read escape sequence");
-        relay.keep_terminal()?;
+        if let Some(terminal) = &relay.output[0] {
+            keep_terminal(terminal)?;
+        }
     }
     Ok(code)
 }
@@ -79,32 +93,31 @@ pub fn relay(
 impl Relay {
     fn work(&mut self, tty: bool, deadline: Option<Instant>) -> Result<u8> {
         loop {
+            self.take_rest();
+            if let (Some(code), None) = (self.ended, &self.piece) {
+                return Ok(code);
+            }
+            let runs = self.ended.is_none();
+            let deadline = deadline.filter(|_| runs);
             let timeout = deadline.map(|deadline| {
                 let left = deadline.saturating_duration_since(Instant::now());
                 Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
             });
             let stdin = rustix::stdio::stdin();
-            let mut fds = vec![
-                PollFd::new(&self.joined.told, PollFlags::IN),
-                PollFd::new(&self.signals, PollFlags::IN),
-            ];
-            let outputs = [
-                add(&mut fds, self.output[0].as_ref().map(AsFd::as_fd), PollFlags::IN),
-                add(&mut fds, self.output[1].as_ref().map(AsFd::as_fd), PollFlags::IN),
-            ];
-            let input =
-                add(&mut fds, (self.takes_input && self.input.is_empty()).then_some(stdin), PollFlags::IN);
-            let feed = add(
-                &mut fds,
-                self.sink.as_ref().map(AsFd::as_fd).filter(|_| !self.input.is_empty()),
-                PollFlags::OUT,
-            );
+            let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+            let told = add(&mut fds, runs.then_some(self.joined.told.as_fd()), PollFlags::IN);
+            // Output that waits is written before more is taken: the pipe holds the rest.
+            let takes = runs && self.piece.is_none();
+            let outputs = self
+                .output
+                .each_ref()
+                .map(|file| add(&mut fds, file.as_ref().filter(|_| takes).map(AsFd::as_fd), PollFlags::IN));
+            let target = add(&mut fds, self.piece.as_ref().map(|(at, _)| target(*at)), PollFlags::OUT);
+            let takes_input = runs && self.takes_input && self.input.is_empty();
+            let input = add(&mut fds, takes_input.then_some(stdin), PollFlags::IN);
+            let sink = self.sink.as_ref().filter(|_| runs && !self.input.is_empty());
+            let feed = add(&mut fds, sink.map(AsFd::as_fd), PollFlags::OUT);
             match rustix::event::poll(&mut fds, timeout.as_ref()) {
-                Ok(0) => {
-                    // Its reaper takes the program with it.
-                    process::signal(self.joined.running.child.pidfd.as_fd(), 9)?;
-                    return Ok(128 + 9);
-                }
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(errno).doing(|| "poll(exec)"),
@@ -112,14 +125,17 @@ impl Relay {
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             drop(fds);
             let is = |slot: Option<usize>| slot.is_some_and(|at| ready[at]);
-            if ready[1]
+            if ready[0]
                 && let Some(code) = self.take_signals(tty)?
             {
                 return Ok(code);
             }
+            if is(target) {
+                self.write_output();
+            }
             for (at, slot) in outputs.into_iter().enumerate() {
-                if is(slot) {
-                    self.pass(at);
+                if is(slot) && self.piece.is_none() {
+                    self.take(at);
                 }
             }
             if is(input) {
@@ -131,12 +147,14 @@ impl Relay {
             if is(feed) {
                 self.feed();
             }
-            if ready[0] {
-                let code = how_it_ended(&self.joined);
-                for at in 0..2 {
-                    while self.pass(at) {}
-                }
-                return Ok(code);
+            if is(told) {
+                self.ended = Some(how_it_ended(&self.joined));
+                self.rest = self.output.each_ref().map(|file| file.as_ref().map_or(0, stdio::at_most));
+            } else if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                // Its reaper takes the program with it. Before more output: one that writes without end has no more time
+                // than another.
+                process::signal(self.joined.running.child.pidfd.as_fd(), 9)?;
+                return Ok(128 + 9);
             }
         }
     }
@@ -156,26 +174,42 @@ impl Relay {
         Ok(None)
     }
 
-    /// Passes one piece of output on; whether there was one.
-    fn pass(&mut self, at: usize) -> bool {
-        let Some(file) = &self.output[at] else { return false };
-        let mut buffer = [0; CHUNK];
-        match rustix::io::read(file, &mut buffer) {
-            Ok(length @ 1..) => {
-                let target = if at == 0 { rustix::stdio::stdout() } else { rustix::stdio::stderr() };
-                if !write_all(target, &buffer[..length]) {
-                    // Our reader is gone: so is theirs.
-                    self.output[at] = None;
-                }
-                true
+    /// Takes the next piece of what a process that has ended has left.
+    fn take_rest(&mut self) {
+        for at in 0..2 {
+            while self.piece.is_none() && self.rest[at] > 0 {
+                let taken = self.take(at);
+                self.rest[at] = if taken == 0 { 0 } else { self.rest[at].saturating_sub(taken) };
             }
-            Err(Errno::INTR) => true,
-            Err(Errno::AGAIN) => false,
+        }
+    }
+
+    /// Takes one piece of output; how many bytes there were.
+    fn take(&mut self, at: usize) -> usize {
+        let Some(file) = &self.output[at] else { return 0 };
+        let mut buffer = vec![0; CHUNK];
+        match rustix::io::retry_on_intr(|| rustix::io::read(file, &mut buffer[..])) {
+            Ok(length @ 1..) => {
+                buffer.truncate(length);
+                self.piece = Some((at, buffer));
+                length
+            }
+            Err(Errno::AGAIN) => 0,
             // A terminal whose other side is closed answers EIO: its end of file.
             Ok(_) | Err(_) => {
                 self.output[at] = None;
-                false
+                0
             }
+        }
+    }
+
+    fn write_output(&mut self) {
+        let Some((at, mut bytes)) = self.piece.take() else { return };
+        match write_some(target(at), &mut bytes) {
+            Ok(()) if bytes.is_empty() => {}
+            Ok(()) => self.piece = Some((at, bytes)),
+            // Our reader is gone: so is theirs.
+            Err(_) => self.output[at] = None,
         }
     }
 
@@ -209,41 +243,29 @@ impl Relay {
             }
         }
     }
+}
 
-    /// The caller has left: somebody has to hold the terminal, or it would hang up.
-    fn keep_terminal(&mut self) -> Result<()> {
-        if process::fork()?.is_some() {
-            return Ok(());
-        }
-        let _ = rustix::process::setsid();
-        if let Some(terminal) = &self.output[0] {
-            let _ = rustix::fs::fcntl_setfl(terminal, OFlags::empty());
-            if let Ok(null) = crate::stdio::open_null() {
-                let _ = (0..3).try_for_each(|target| process::dup_onto(null.as_fd(), target));
-            }
-            let mut buffer = [0; CHUNK];
-            while rustix::io::read(terminal, &mut buffer).is_ok_and(|length| length > 0) {}
-        }
-        process::exit_now(0)
+/// The caller has left: somebody has to hold the terminal, or it would hang up.
+pub fn keep_terminal(terminal: &OwnedFd) -> Result<()> {
+    if process::fork()?.is_some() {
+        return Ok(());
     }
+    let _ = rustix::process::setsid();
+    let _ = rustix::fs::fcntl_setfl(terminal, OFlags::empty());
+    if let Ok(null) = stdio::open_null() {
+        let _ = (0..3).try_for_each(|target| process::dup_onto(null.as_fd(), target));
+    }
+    let mut buffer = [0; CHUNK];
+    while rustix::io::read(terminal, &mut buffer).is_ok_and(|length| length > 0) {}
+    process::exit_now(0)
+}
+
+fn target(at: usize) -> BorrowedFd<'static> {
+    if at == 0 { rustix::stdio::stdout() } else { rustix::stdio::stderr() }
 }
 
 /// Adds a file, if there is one, and answers its place in the list.
 fn add<'a>(fds: &mut Vec<PollFd<'a>>, file: Option<BorrowedFd<'a>>, flags: PollFlags) -> Option<usize> {
     fds.push(PollFd::from_borrowed_fd(file?, flags));
     Some(fds.len() - 1)
-}
-
-fn write_all(target: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
-    while !bytes.is_empty() {
-        match rustix::io::write(target, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let _ = rustix::event::poll(&mut [PollFd::from_borrowed_fd(target, PollFlags::OUT)], None);
-            }
-            Err(_) => return false,
-        }
-    }
-    true
 }
