@@ -192,6 +192,16 @@ fn what_it_leaves_behind_may_write_without_end() {
 }
 
 #[test]
+fn in_the_background_it_keeps_its_terminal() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    host.tare(["exec", "-d", "-t", "box", "sh", "-c", "sleep 0.5; test -t 1 && echo on && touch /done"])
+        .run()
+        .prints("");
+    eventually("it was done", || host.tare(["exec", "box", "test", "-e", "/done"]).run().code() == 0);
+}
+
+#[test]
 fn in_the_background_it_outlives_the_command() {
     let host = Host::new();
     host.detached(&["--name", "box"], "sleep 60");

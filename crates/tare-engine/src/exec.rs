@@ -83,6 +83,9 @@ impl Engine {
                 .start(target.as_fd(), request, outside.theirs())?;
         self.emit(&Event::container(&record, format!("exec_start: {command}")));
         if request.detach {
+            if let Some(terminal) = &joined.running.terminal {
+                relay::keep_terminal(terminal)?;
+            }
             return Ok(0);
         }
         let deadline = request.timeout.map(|time| Instant::now() + time);
