@@ -18,7 +18,7 @@ use super::message::CHUNK;
 use super::{FLUSH, Monitor};
 use crate::container::{Folders, Record};
 use crate::log::{Stream, Writer};
-use crate::policy;
+use crate::{policy, stdio};
 
 /// What it takes to look at what waits in a FIFO and to hear of more. It is made for the first output: the silent ones are
 /// spared it.
@@ -120,10 +120,12 @@ pub struct Unfinished {
 }
 
 impl Monitor {
-    /// Passes on what there is: one piece of it, or `all` of it, unfinished lines too.
+    /// Passes on what there is: one piece of it, or `all` of it, unfinished lines too. What is written meanwhile may have
+    /// no end.
     pub(super) fn take_output(&mut self, stream: Stream, all: bool) {
         let mut buffer = [0; CHUNK];
         let at = stream as usize;
+        let mut left = self.output[at].as_ref().map_or(0, stdio::at_most);
         while let Some(file) = &self.output[at] {
             self.unfinished[at].alone = false;
             let seen = match self.terminal {
@@ -152,7 +154,8 @@ impl Monitor {
                     if waits && (self.times.flush.is_none() || !fresh.is_empty()) {
                         self.times.flush = Some(Instant::now() + FLUSH);
                     }
-                    if !all {
+                    left = left.saturating_sub(taken);
+                    if !all || left == 0 {
                         return;
                     }
                 }
