@@ -635,7 +635,6 @@ impl Monitor {
         self.names = None;
         self.proxy = None;
         self.ports.clear();
-        self.times.firewall = None;
         let _ = self.joined.leave(&self.roots);
         if self.small {
             crate::network::leave(&self.roots, &self.record.id);
@@ -693,6 +692,7 @@ impl Monitor {
     /// Nothing is left to be in charge of.
     fn leave(&mut self, removed: bool) {
         self.over = true;
+        self.times = Times::default();
         self.listener = None;
         self.output = [None, None];
         if removed {
