@@ -217,7 +217,11 @@ impl Roots {
 
     /// Takes the name back, if it is this container's.
     pub fn release_name(&self, name: &str, id: &str) {
-        let link = self.state.join("names").join(name);
+        let names = self.state.join("names");
+        let link = names.join(name);
+        // One after the other: of two who take back the same one, the second may find another container's there.
+        let alone = File::open(&names);
+        let _ = alone.as_ref().map(|names| rustix::fs::flock(names, FlockOperation::LockExclusive));
         if fs::read_link(&link).is_ok_and(|owner| owner.as_os_str() == id) {
             let _ = fs::remove_file(link);
         }
@@ -534,6 +538,21 @@ mod tests {
         assert_eq!(roots.find("web").unwrap(), "aaa");
         roots.release_name("web", "aaa");
         roots.claim_name("web", "bbb").unwrap();
+    }
+
+    #[test]
+    fn a_name_that_two_take_back_at_once_can_be_anothers_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = &roots(dir.path());
+        for _ in 0..2000 {
+            roots.claim_name("web", "old").unwrap();
+            std::thread::scope(|scope| {
+                (0..2).for_each(|_| drop(scope.spawn(|| roots.release_name("web", "old"))));
+                while roots.claim_name("web", "new").is_err() {}
+            });
+            assert_eq!(roots.find("web").unwrap(), "new");
+            roots.release_name("web", "new");
+        }
     }
 
     #[test]
