@@ -86,6 +86,25 @@ fn a_name_that_a_killed_rename_has_left_is_given_back() {
 }
 
 #[test]
+fn a_name_that_a_killed_removal_or_rename_has_left_can_be_given_at_once() {
+    let host = Host::new();
+    host.busybox();
+    let leave = |name: &str, id: &str| {
+        std::os::unix::fs::symlink(id, host.root().join("names").join(name)).expect("a link");
+    };
+    host.tare(["create", "--name", "box", "busybox", "true"]).run().ok();
+    leave("gone", &"a".repeat(64));
+    let id = host.tare(["create", "--name", "gone", "busybox", "true"]).run().ok();
+    leave("left", &"b".repeat(64));
+    host.tare(["rename", "gone", "left"]).run().ok();
+    // Killed half way, and given again.
+    leave("half", &id);
+    host.tare(["rename", "left", "half"]).run().ok();
+    assert_eq!(host.inspect("half")["Id"], id);
+    host.tare(["rename", "half", "box"]).run().fails(1).complains_of(&["in use"]);
+}
+
+#[test]
 fn volumes_of_a_container_that_nobody_was_told_of_go_with_it() {
     let host = Host::new();
     host.busybox();

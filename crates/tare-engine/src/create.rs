@@ -133,8 +133,10 @@ impl Engine {
         if !asked.is_empty() {
             return match self.roots.claim_name(asked, id) {
                 Err(err) if err.kind() == Kind::Conflict => {
-                    // Its owner may be one that was killed half way.
+                    // Its owner may be one that was killed half way. By name, because this container has none yet: a sweep
+                    // counts as many names as containers.
                     sweep::sweep(&self.roots)?;
+                    sweep::free_name(&self.roots, asked);
                     self.roots.claim_name(asked, id)
                 }
                 result => result,

@@ -6,7 +6,7 @@ use crate::container::Status;
 use crate::engine::Engine;
 use crate::events::Event;
 use crate::monitor::message::Order;
-use crate::name;
+use crate::{name, sweep};
 
 impl Engine {
     /// Gives a container another name; what is running in it does not notice.
@@ -14,6 +14,8 @@ impl Engine {
         let new = new.trim_start_matches('/');
         name::check(new)?;
         let folders = self.find(container)?;
+        // It may have been given by a rename that was killed half way, or be a killed removal's.
+        sweep::free_name(&self.roots, new);
         let _alone = folders.change()?;
         let mut record = folders.record()?;
         if record.name == new {

@@ -198,17 +198,22 @@ fn sweep_names(roots: &Roots) {
         return;
     }
     for name in links {
-        let Ok(id) = fs::read_link(roots.state.join("names").join(&name)) else { continue };
-        let id = id.to_string_lossy();
-        let folders = roots.folders(&id);
-        let stale = match folders.change() {
-            // Who renames it has it locked; a container that is being made has no record yet.
-            Ok(_alone) => folders.record().is_ok_and(|record| record.name != name),
-            Err(err) => err.kind() == Kind::NotFound,
-        };
-        if stale {
-            roots.release_name(&name, &id);
-        }
+        free_name(roots, &name);
+    }
+}
+
+/// Lets go of a name that its container does not have. The caller does not change a container just now.
+pub(crate) fn free_name(roots: &Roots, name: &str) {
+    let Ok(id) = fs::read_link(roots.state.join("names").join(name)) else { return };
+    let id = id.to_string_lossy();
+    let folders = roots.folders(&id);
+    let stale = match folders.change() {
+        // Who renames it has it locked; a container that is being made has no record yet.
+        Ok(_alone) => folders.record().is_ok_and(|record| record.name != name),
+        Err(err) => err.kind() == Kind::NotFound,
+    };
+    if stale {
+        roots.release_name(name, &id);
     }
 }
 
