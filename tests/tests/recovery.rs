@@ -214,3 +214,31 @@ fn an_idle_monitor_is_small_and_sleeps() {
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(switches(), before, "it woke up");
 }
+
+/// Whether a command has connected to a monitor.
+fn has_socket(id: i32) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
+    let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    links.into_iter().any(|link| link.to_string_lossy().starts_with("socket:"))
+}
+
+#[test]
+fn of_one_that_is_gone_with_its_monitor_nobody_says_that_it_ended_well() {
+    let host = Host::new();
+    host.busybox();
+    let running = host.tare(["run", "--rm", "--name", "box", "busybox", "sleep", "600"]).start();
+    eventually("it runs", || !host.tare(["ps", "-q"]).run().stdout().is_empty());
+    let waiting = host.tare(["wait", "box"]).start();
+    eventually("it is connected", || has_socket(waiting.id()));
+    let container = host.pid("box");
+    let commands = [running.id(), waiting.id()];
+    for process in host.processes().into_iter().filter(|process| !commands.contains(&process.id)) {
+        process.kill();
+    }
+    tare_tests::process::signal(container, Signal::KILL);
+    let told = waiting.wait().ok();
+    let code = running.wait().code();
+    // The kernel may tell it, or it may not.
+    assert!([137, UNKNOWN].contains(&code), "{code}");
+    assert!(told == "137" || told == UNKNOWN.to_string(), "{told}");
+}

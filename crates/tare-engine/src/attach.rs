@@ -240,7 +240,7 @@ impl Relay {
     /// The monitor was killed: another one takes over.
     fn find_the_new_monitor(&mut self) -> Result<()> {
         let engine = Engine::new(self.with.roots.clone());
-        let folders = engine.find(&self.with.id)?;
+        let folders = self.with.roots.folders(&self.with.id);
         let show = self.with.show;
         match engine.connect(&folders) {
             Ok(channel) => {
@@ -249,13 +249,7 @@ impl Relay {
                 self.with.channel = channel;
             }
             Err(err) if err.kind() == Kind::Conflict => {
-                let status = folders.status()?.unwrap_or_else(Status::created);
-                self.ended = Some(Exit {
-                    code: status.exit_code.unwrap_or(255),
-                    unknown: status.exit_code.is_none(),
-                    oom_killed: status.oom_killed,
-                    memory_limit: 0,
-                });
+                self.ended = Some(Exit::written(folders.status()?.as_ref()));
             }
             Err(err) => return Err(err),
         }

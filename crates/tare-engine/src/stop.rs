@@ -100,13 +100,7 @@ impl Engine {
                 sweep::sweep(&self.roots)?;
                 continue;
             }
-            let status = folders.status()?.unwrap_or_else(Status::created);
-            return Ok(Exit {
-                code: status.exit_code.unwrap_or(255),
-                unknown: status.exit_code.is_none(),
-                oom_killed: status.oom_killed,
-                memory_limit: 0,
-            });
+            return Ok(Exit::written(folders.status()?.as_ref()));
         }
     }
 

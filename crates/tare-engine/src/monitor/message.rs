@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tare_sys::channel::Channel;
 use tare_sys::{Error, Kind, Result};
 
+use crate::container::Status;
 use crate::log::Stream;
 
 /// Bytes of output in one message.
@@ -71,6 +72,19 @@ pub struct Exit {
     pub oom_killed: bool,
     /// Its memory limit in bytes; 0: none.
     pub memory_limit: u64,
+}
+
+impl Exit {
+    /// As it is written down; of a container that is gone nobody can tell.
+    pub fn written(status: Option<&Status>) -> Exit {
+        let code = status.and_then(|status| status.exit_code);
+        Exit {
+            code: code.unwrap_or(255),
+            unknown: code.is_none(),
+            oom_killed: status.is_some_and(|status| status.oom_killed),
+            memory_limit: 0,
+        }
+    }
 }
 
 impl Message {
