@@ -242,3 +242,21 @@ fn of_one_that_is_gone_with_its_monitor_nobody_says_that_it_ended_well() {
     assert!([137, UNKNOWN].contains(&code), "{code}");
     assert!(told == "137" || told == UNKNOWN.to_string(), "{told}");
 }
+
+#[test]
+fn a_rename_of_one_that_is_just_ending_is_no_error() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 600");
+    let monitors = host.processes();
+    let [monitor] = &monitors[..] else { panic!("one monitor, not {}", monitors.len()) };
+    let container = host.pid("box");
+    tare_tests::process::signal(monitor.id, Signal::STOP);
+    tare_tests::process::signal(container, Signal::KILL);
+    let renaming = host.tare(["rename", "box", "other"]).start();
+    // It has written the new name down, and waits for the monitor.
+    eventually("it has another name", || !host.root().join("names/box").exists());
+    eventually("it is connected", || has_socket(renaming.id()));
+    tare_tests::process::signal(monitor.id, Signal::CONT);
+    renaming.wait().ok();
+    assert_eq!(host.status("other"), "exited");
+}

@@ -38,9 +38,13 @@ impl Engine {
     /// Tells a monitor, where there is one, that `container.json` has changed.
     pub(crate) fn tell_monitor(&self, folders: &crate::container::Folders) -> Result<()> {
         let status = folders.status()?.unwrap_or_else(Status::created);
-        match status.runs() || status.restarts() {
-            true => self.order(folders, &Order::Reread),
-            false => Ok(()),
+        if !status.runs() && !status.restarts() {
+            return Ok(());
+        }
+        match self.order(folders, &Order::Reread) {
+            // It has just ended: its next monitor reads it anyway.
+            Err(err) if err.kind() == Kind::Conflict => Ok(()),
+            told => told,
         }
     }
 }
