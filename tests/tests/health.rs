@@ -119,6 +119,38 @@ fn a_check_that_hangs_or_floods_holds_nobody_up() {
     assert_eq!((output.len(), output.ends_with("...")), (4096 + 3, true));
 }
 
+/// Stands for an init that reaps nothing: waits until three checks have failed, and tells which of their processes have
+/// been left to it.
+const LEFT_TO_INIT: &str = r#"
+import ctypes, os, subprocess, sys, time
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+tare = sys.argv[1]
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+ask = [tare, 'inspect', '-f', '{{.State.Health.FailingStreak}}', 'box']
+while int(subprocess.run(ask, check=True, capture_output=True).stdout) < 3:
+    time.sleep(0.02)
+for number in filter(str.isdigit, os.listdir('/proc')):
+    try:
+        name, rest = open(f'/proc/{number}/stat').read().split(' (', 1)[1].rsplit(') ', 1)
+    except FileNotFoundError:
+        continue
+    if int(rest.split()[1]) == os.getpid() and rest[0] == 'Z':
+        print(name)
+"#;
+
+#[test]
+fn a_check_that_takes_too_long_leaves_nothing_to_the_hosts_init() {
+    let host = Host::new();
+    host.busybox();
+    let words = ["run", "-d", "--name", "box", "--health-cmd", "yes", "--health-timeout", "100ms"];
+    host.wrapped(&["python3", "-c", LEFT_TO_INIT], words)
+        .args(QUICK)
+        .args(["busybox", "sleep", "600"])
+        .run()
+        .prints("");
+}
+
 #[test]
 fn an_unhealthy_one_is_killed_restarted_or_stopped_on_request() {
     let host = Host::new();

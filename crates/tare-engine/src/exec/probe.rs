@@ -186,6 +186,8 @@ fn kill_tree(joined: &Joined) {
         let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
         let mut ended = [PollFd::new(&child.pidfd, PollFlags::IN)];
         if rustix::event::poll(&mut ended, Some(&moment)) == Ok(1) {
+            // Not left to the host's init, which may be slow, or none: the end of the container waits for it.
+            let _ = process::wait(child.pidfd.as_fd());
             return;
         }
     }
