@@ -79,8 +79,8 @@ struct End {
     ended: bool,
     /// Nothing more is sent here.
     shut: bool,
-    /// What is waited for.
-    interest: EventFlags,
+    /// What is waited for; `None`: not even whether it broke.
+    interest: Option<EventFlags>,
 }
 
 impl Proxy {
@@ -149,7 +149,7 @@ impl Proxy {
                     let ports = self.listeners.iter().map(|listener| &listener.socket);
                     self.clients.answer(data, ports, &mut self.buffer);
                 }
-                PAIRS.. => self.relay((data - PAIRS) as usize),
+                PAIRS.. => self.relay((data - PAIRS) as usize, event.flags),
                 _ => self.accept(data as usize),
             }
         }
@@ -178,26 +178,21 @@ impl Proxy {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(_) => return,
         }
-        let end = |socket| End {
-            socket,
-            waiting: Vec::new(),
-            ended: false,
-            shut: false,
-            interest: EventFlags::empty(),
-        };
+        let end = |socket| End { socket, waiting: Vec::new(), ended: false, shut: false, interest: None };
         let mut pair = Pair { ends: [end(client), end(server)], connected: false };
         for side in 0..2 {
             let key = EventData::new_u64(key(slot, side));
             let end = &mut pair.ends[side];
-            end.interest = if side == 1 { EventFlags::OUT } else { EventFlags::empty() };
-            if epoll::add(&self.epoll, &end.socket, key, end.interest).is_err() {
+            let interest = if side == 1 { EventFlags::OUT } else { EventFlags::empty() };
+            if epoll::add(&self.epoll, &end.socket, key, interest).is_err() {
                 return;
             }
+            end.interest = Some(interest);
         }
         self.pairs[slot] = Some(pair);
     }
 
-    fn relay(&mut self, number: usize) {
+    fn relay(&mut self, number: usize, flags: EventFlags) {
         let (slot, side) = (number / 2, number % 2);
         let Some(Some(pair)) = self.pairs.get_mut(slot) else { return };
         let goes_on = if side == 1 && !pair.connected {
@@ -207,20 +202,30 @@ impl Proxy {
             pair.pass()
         };
         let done = pair.ends.iter().all(|end| end.shut);
-        if !goes_on || done {
+        // Who has sent all and is gone takes no answer.
+        let gone = flags.contains(EventFlags::ERR)
+            && pair.ends[side].ended
+            && pair.ends.iter().all(|end| end.waiting.is_empty());
+        if !goes_on || done || gone {
             // Closing takes it out of the epoll as well.
             self.pairs[slot] = None;
             return;
         }
-        for side in 0..2 {
-            let key = EventData::new_u64(key(slot, side));
-            let Some(Some(pair)) = self.pairs.get_mut(slot) else { return };
-            let wanted = pair.interest(side);
-            let end = &mut pair.ends[side];
-            if wanted != end.interest {
-                end.interest = wanted;
-                let _ = epoll::modify(&self.epoll, &end.socket, key, wanted);
-            }
+        for at in 0..2 {
+            let key = EventData::new_u64(key(slot, at));
+            let wanted = pair.interest(at);
+            let end = &mut pair.ends[at];
+            // That it is broken is told over and over, whatever is waited for; it shows when there is something to do.
+            let broken = at == side && flags.intersects(EventFlags::ERR | EventFlags::HUP);
+            let wanted =
+                if wanted.is_empty() && (broken || end.interest.is_none()) { None } else { Some(wanted) };
+            let _ = match (end.interest, wanted) {
+                (before, now) if before == now => Ok(()),
+                (None, Some(now)) => epoll::add(&self.epoll, &end.socket, key, now),
+                (_, Some(now)) => epoll::modify(&self.epoll, &end.socket, key, now),
+                (_, None) => epoll::delete(&self.epoll, &end.socket),
+            };
+            end.interest = wanted;
         }
     }
 }
@@ -366,6 +371,93 @@ mod tests {
             proxy.serve();
             let length = client.recv(&mut buffer).unwrap();
             assert!(buffer[..length].starts_with(format!("from {number}!").as_bytes()) && length > 1400);
+        }
+    }
+
+    /// A proxy at `::1` that leads to a server here, and its port; `None` on a host without IPv6.
+    fn leading_to(server: &TcpListener) -> Option<(Proxy, Vec<Reserved>, u16)> {
+        let wanted = Wanted {
+            protocol: Protocol::Tcp,
+            address: Some("::1".parse().unwrap()),
+            ports: 0..=0,
+            container_port: server.local_addr().unwrap().port(),
+        };
+        let reserved = reserve(&[wanted], &crate::host_socket::HostSockets::Ours).ok()?;
+        let port = reserved[0].published.port;
+        let proxy = Proxy::open(&reserved, Some(Ipv4Addr::LOCALHOST), None, None).unwrap().unwrap();
+        Some((proxy, reserved, port))
+    }
+
+    /// Waits until the proxy has something to do, and lets it do that.
+    fn serve_once(proxy: &mut Proxy) {
+        let mut events = [rustix::event::PollFd::new(&proxy.epoll, rustix::event::PollFlags::IN)];
+        let patience = Timespec { tv_sec: 60, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut events, Some(&patience)), Ok(1), "it has something to do");
+        proxy.serve();
+    }
+
+    fn is_idle(proxy: &Proxy) -> bool {
+        let mut events = [rustix::event::PollFd::new(&proxy.epoll, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut events, Some(&Timespec::default())) == Ok(0)
+    }
+
+    #[test]
+    fn a_client_that_has_sent_all_and_dies_before_the_answer_is_noticed() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let Some((mut proxy, _reserved, port)) = leading_to(&server) else { return };
+        let mut client = TcpStream::connect(("::1", port)).unwrap();
+        client.write_all(b"question").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        serve_once(&mut proxy);
+        let mut stream = server.accept().unwrap().0;
+        stream.set_nonblocking(true).unwrap();
+        let mut question = Vec::new();
+        while stream.read_to_end(&mut question).is_err() {
+            serve_once(&mut proxy);
+        }
+        assert_eq!(question, b"question");
+        // What it has not read when it goes makes its end a reset.
+        stream.write_all(b"answer").unwrap();
+        client.set_nonblocking(true).unwrap();
+        while client.peek(&mut [0; 6]).ok() != Some(6) {
+            serve_once(&mut proxy);
+        }
+        drop(client);
+        serve_once(&mut proxy);
+        assert!(!proxy.is_busy(), "nobody is there to take the rest");
+    }
+
+    #[test]
+    fn a_connection_that_waits_for_a_slow_reader_costs_nothing() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let Some((mut proxy, _reserved, port)) = leading_to(&server) else { return };
+        let client = TcpStream::connect(("::1", port)).unwrap();
+        serve_once(&mut proxy);
+        let mut stream = server.accept().unwrap().0;
+        // The server says nothing more; the client sends until it takes nothing more either, and that that is its end.
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut sent = 0;
+        while proxy.pairs.iter().flatten().all(|pair| pair.ends[1].waiting.is_empty()) {
+            (&client).write_all(&[7; 4096]).unwrap();
+            sent += 4096;
+            serve_once(&mut proxy);
+        }
+        client.shutdown(Shutdown::Write).unwrap();
+        for _ in 0..1000 {
+            if is_idle(&proxy) {
+                break;
+            }
+            proxy.serve();
+        }
+        assert!(is_idle(&proxy), "it would be called for nothing, again and again");
+        stream.set_nonblocking(true).unwrap();
+        let mut all = Vec::new();
+        while stream.read_to_end(&mut all).is_err() {
+            proxy.serve();
+        }
+        assert_eq!(all.len(), sent);
+        while proxy.is_busy() {
+            serve_once(&mut proxy);
         }
     }
 
