@@ -175,7 +175,8 @@ impl Networks {
     ) -> Result<IpAddr> {
         let folder = self.folders.addresses(&network.id);
         if let Some(address) = asked {
-            if !pool.subnet.contains(address) || address == pool.subnet.first {
+            let everybodys = address.is_ipv4() && address == pool.subnet.last();
+            if !pool.subnet.contains(address) || address == pool.subnet.first || everybodys {
                 return Err(Error::new(
                     Kind::Usage,
                     format!("the address {address} is no address of its subnet {}", pool.subnet),
@@ -314,7 +315,7 @@ mod tests {
     fn an_address_that_cannot_be_is_refused_and_nothing_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let (networks, network) = networks(dir.path());
-        for address in ["10.9.0.0", "10.9.0.1", "10.9.0.8", "192.168.0.1"] {
+        for address in ["10.9.0.0", "10.9.0.1", "10.9.0.7", "10.9.0.8", "192.168.0.1"] {
             let wanted = Wanted { ipv4: Some(address.parse().unwrap()), ..Wanted::default() };
             assert!(networks.claim(&network, "a", "a", &wanted, 0).is_err(), "{address}");
         }
