@@ -249,6 +249,32 @@ fn a_running_container_is_connected_and_disconnected() {
 }
 
 #[test]
+fn a_link_of_the_hosts_is_no_networks_bridge_and_stays() {
+    own_network();
+    let host = Host::new();
+    run(&["ip", "link", "add", "lan0", "type", "bridge"]);
+    let create = |network: &str, link: &str| {
+        host.tare(["network", "create", "--opt", &format!("com.docker.network.bridge.name={link}"), network])
+            .run()
+    };
+    create("taken", "lan0").fails(1).complains_of(&["a link lan0 already", "of the host"]);
+    create("first", "lan1").ok();
+    create("second", "lan1").fails(1).complains_of(&["a link lan1 already", "of the network first"]);
+    // Somebody makes it after the network, which has had no container yet.
+    run(&["ip", "link", "add", "lan1", "type", "bridge"]);
+    host.tare(["network", "rm", "first"]).run().ok();
+    assert!(run(&["ip", "-o", "link"]).contains("lan1"));
+    run(&["ip", "link", "del", "lan1"]);
+    create("third", "lan1").ok();
+    host.tare(["run", "--rm", "--network", "third", host.busybox(), "true"]).run().ok();
+    assert!(run(&["ip", "-o", "link"]).contains("lan1"));
+    host.tare(["network", "rm", "third"]).run().ok();
+    let links = run(&["ip", "-o", "link"]);
+    assert!(!links.contains("lan1") && links.contains("lan0"), "{links}");
+    run(&["ip", "link", "del", "lan0"]);
+}
+
+#[test]
 fn several_networks_and_chosen_addresses() {
     let host = Host::new();
     host.tare(["network", "create", "--ipv6", "--subnet", "10.99.0.0/24", "--subnet", "fd99::/64", "one"])

@@ -341,6 +341,18 @@ pub fn remove(netlink: &mut Netlink, name: &str) -> Result<()> {
     }
 }
 
+/// The hardware address of a link; `None` where there is no such link, or it has none.
+pub fn mac_of(netlink: &mut Netlink, name: &str) -> Result<Option<Mac>> {
+    let body = header(0, 0).string(IFLA_IFNAME, name)?;
+    let answers = match netlink.ask(kind::GETLINK, 0, &body, &format!("look for the link {name}")) {
+        Err(err) if err.errno() == Some(Errno::NODEV) => return Ok(None),
+        answers => answers?,
+    };
+    let mut attributes = answers.iter().flat_map(|answer| answer.attributes(LINK));
+    let address = attributes.find(|(kind, _)| *kind == IFLA_ADDRESS);
+    Ok(address.and_then(|(_, mac)| Mac::try_from(mac).ok()))
+}
+
 /// The names of all links that begin so.
 pub fn names(netlink: &mut Netlink, prefix: &str) -> Result<Vec<String>> {
     let answers = netlink.ask(kind::GETLINK, flag::DUMP, &Body::new(&[0; LINK]), "list the links")?;

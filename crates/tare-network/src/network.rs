@@ -256,6 +256,9 @@ impl Networks {
         self.read_options(&mut network, &id_text).doing(what)?;
         network.id = id_text;
         let mut netlink = Netlink::open()?;
+        if network.has_bridge() {
+            must_be_free(&netlink, &network, &others).doing(what)?;
+        }
         let routes = link::routes(&mut netlink)?;
         let wanted_size = if name == DEFAULT { pool::DEFAULT_PREFIX } else { pool::PREFIX };
         network.pools = pool::choose(wanted, wanted_size, &routes.taken, &others, &id).doing(what)?;
@@ -338,7 +341,7 @@ impl Networks {
             elements.network(&network);
             let gone = Firewall::open(self.table.clone())
                 .and_then(|mut firewall| firewall.remove(&elements))
-                .and_then(|()| link::remove(&mut Netlink::open()?, &network.link));
+                .and_then(|()| remove_bridge(&network));
             gone.doing(|| format!("remove the network {}", network.name))?;
         }
         let _ = fs::remove_dir_all(self.folders.of_network(&network.id));
@@ -420,6 +423,32 @@ impl Networks {
             .doing(what)?;
         link::find(netlink, name)?
             .ok_or_else(|| Error::new(Kind::Kernel, format!("{}: it vanished again", what())))
+    }
+}
+
+/// A network's bridge is its own: it goes with it.
+fn must_be_free(netlink: &Netlink, network: &Network, others: &[Network]) -> Result<()> {
+    let link = &network.link;
+    let owner = others.iter().find(|other| other.has_bridge() && other.link == *link);
+    let owner = match owner {
+        Some(other) => format!("of the network {}", other.name),
+        None if link::find(netlink, link)?.is_some() => "of the host".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Error::new(Kind::Conflict, format!("there is a link {link} already, {owner}")).hint(
+        match network.option(&option::NAME) {
+            Some(_) => "give the bridge another name (--opt name=…), or none".to_owned(),
+            None => format!("if nobody needs it, remove it: ip link delete {link}"),
+        },
+    ))
+}
+
+/// Removes the bridge of a network. Another link of that name, made by somebody since, is theirs.
+fn remove_bridge(network: &Network) -> Result<()> {
+    let mut netlink = Netlink::open()?;
+    match link::mac_of(&mut netlink, &network.link)? {
+        Some(mac) if mac == bridge_mac(network) => link::remove(&mut netlink, &network.link),
+        _ => Ok(()),
     }
 }
 
