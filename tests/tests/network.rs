@@ -275,6 +275,30 @@ fn a_link_of_the_hosts_is_no_networks_bridge_and_stays() {
 }
 
 #[test]
+fn a_network_that_is_removed_while_a_container_starts_on_it_leaves_nothing() {
+    let host = Host::new();
+    host.busybox();
+    for _ in 0..15 {
+        host.tare(["network", "create", "lan"]).run().ok();
+        let calls = [(); 3].map(|()| {
+            host.tare(["run", "--rm", "--network", "lan", "busybox", "ls", "/sys/class/net/eth0/mtu"]).start()
+        });
+        // Sooner or later nobody is on it.
+        eventually("it is removed", || host.tare(["network", "rm", "lan"]).run().code() == 0);
+        for call in calls {
+            let ended = call.wait();
+            assert!(
+                ended.code() == 0 && ended.line().ends_with("mtu") || ended.code() == 125,
+                "{}",
+                ended.stderr()
+            );
+        }
+        let links = run(&["ip", "-o", "link"]);
+        assert!(!links.contains(": tare"), "its bridge is gone with it: {links}");
+    }
+}
+
+#[test]
 fn several_networks_and_chosen_addresses() {
     let host = Host::new();
     host.tare(["network", "create", "--ipv6", "--subnet", "10.99.0.0/24", "--subnet", "fd99::/64", "one"])

@@ -125,8 +125,9 @@ impl Networks {
         }
         {
             let _lock = Lock::shared(&self.folders)?;
-            for connection in connections {
-                connection.endpoint.write(&self.folders)?;
+            for Connection { network, endpoint } in connections {
+                self.must_be_there(network)?;
+                endpoint.write(&self.folders)?;
             }
             if elements.is_empty() {
                 return Ok(Vec::new());
@@ -281,6 +282,13 @@ impl Networks {
                 let owner = std::fs::read_link(&link).unwrap_or_default();
                 if !owner.to_str().is_some_and(is_there) {
                     let _ = std::fs::remove_file(link);
+                }
+            }
+            if network.is_none() {
+                // Of a network that was removed while a container was about to be put on it. Where it is in use, they are
+                // not empty.
+                for folder in [addresses, self.folders.endpoints(&id), self.folders.of_network(&id)] {
+                    let _ = std::fs::remove_dir(folder);
                 }
             }
         }

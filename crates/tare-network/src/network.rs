@@ -208,6 +208,15 @@ impl Networks {
         }
     }
 
+    /// Whether a network that was found before is still there; by who has the lock.
+    pub(crate) fn must_be_there(&self, network: &Network) -> Result<()> {
+        match self.read(&network.name)? {
+            Some(now) if now.id == network.id => Ok(()),
+            _ => Err(Error::new(Kind::NotFound, format!("network {} not found", network.name))
+                .hint("somebody has removed it just now")),
+        }
+    }
+
     /// The same; the default network is made at its first use.
     pub fn find_or_make(&self, word: &str) -> Result<Network> {
         match self.find(word) {
@@ -380,6 +389,7 @@ impl Networks {
         if let Some(link) = link::find(netlink, &network.link)? {
             return Ok(link);
         }
+        self.must_be_there(network)?;
         let what = || format!("make the bridge of the network {}", network.name);
         let routes = link::routes(netlink)?;
         // Another engine, or somebody by hand, may have come first since the subnet was chosen.
