@@ -229,11 +229,27 @@ impl Networks {
         if connections.is_empty() {
             return Ok(());
         }
+        let lock = Lock::shared(&self.folders);
+        let removed = self.take_off(connections);
+        lock.and(removed)
+    }
+
+    /// The same of what a container that is not there any more has left. It may just be starting again: what it has now is
+    /// its own.
+    fn detach_left(&self, network: &Network, endpoint: Endpoint) -> Result<()> {
+        let _lock = Lock::exclusive(&self.folders)?;
+        let now = Endpoint::of(&self.folders, &network.id, &endpoint.container)?;
+        match now.is_some_and(|now| now.id == endpoint.id) {
+            true => self.take_off(&[Connection { network: network.clone(), endpoint }]),
+            false => Ok(()),
+        }
+    }
+
+    fn take_off(&self, connections: &[Connection]) -> Result<()> {
         let mut elements = Elements::default();
         for connection in connections {
             elements.endpoint(&connection.network, &connection.endpoint);
         }
-        let lock = Lock::shared(&self.folders);
         let removed = match elements.is_empty() {
             true => Ok(()),
             false => Firewall::open(self.table.clone()).and_then(|mut firewall| {
@@ -243,7 +259,7 @@ impl Networks {
             }),
         };
         connections.iter().for_each(|connection| self.forget(&connection.endpoint));
-        lock.and(removed)
+        removed
     }
 
     /// What a container has on networks, from what is written down: in the order of its links.
@@ -271,7 +287,7 @@ impl Networks {
                 }
                 match network {
                     Some(network) => {
-                        let _ = self.detach(&[Connection { network: network.clone(), endpoint }]);
+                        let _ = self.detach_left(network, endpoint);
                     }
                     None => self.forget(&endpoint),
                 }
@@ -298,4 +314,48 @@ impl Networks {
 /// How the bridge treats the container's link.
 fn port(Connection { network, endpoint }: &Connection) -> link::Port {
     link::Port { isolated: network.isolated, hairpin: !endpoint.ports.is_empty() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Folders;
+    use crate::endpoint::Wanted;
+
+    #[test]
+    fn a_sweep_leaves_what_a_container_has_since_it_started_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = Networks::new(Folders::new(dir.path(), dir.path()));
+        let network = Network {
+            name: "n".into(),
+            id: "ab".repeat(32),
+            driver: "macvlan".into(),
+            pools: vec![crate::network::Pool {
+                subnet: "10.9.0.0/24".parse().unwrap(),
+                range: None,
+                gateway: "10.9.0.1".parse().unwrap(),
+            }],
+            ..Network::default()
+        };
+        let folder = networks.folders.network("n");
+        std::fs::create_dir_all(&folder).unwrap();
+        crate::folders::write_json(&folder, "network.json", &network).unwrap();
+        let start = || {
+            let endpoint = networks.claim(&network, "c", "c", &Wanted::default(), 0).unwrap();
+            endpoint.write(&networks.folders).unwrap();
+            endpoint
+        };
+        let (old, new) = (start(), std::cell::OnceCell::new());
+        // Nobody was there when it was looked at; it starts in the moment after that.
+        networks.sweep(&|_| match new.get() {
+            Some(_) => true,
+            None => new.set(start()).is_err(),
+        });
+        let new = new.into_inner().unwrap();
+        assert_ne!(old.ipv4, new.ipv4);
+        assert_eq!(Endpoint::of(&networks.folders, &network.id, "c").unwrap(), Some(new));
+        networks.sweep(&|_| false);
+        assert_eq!(Endpoint::of(&networks.folders, &network.id, "c").unwrap(), None);
+        assert_eq!(names(&networks.folders.addresses(&network.id)), [""; 0]);
+    }
 }
