@@ -270,7 +270,11 @@ impl Networks {
                 found.push(Connection { network, endpoint });
             }
         }
-        found.sort_by(|a, b| a.endpoint.link.cmp(&b.endpoint.link));
+        // eth10 is after eth9.
+        found.sort_by(|a, b| {
+            let [a, b] = [a, b].map(|connection| &connection.endpoint.link);
+            (a.len(), a).cmp(&(b.len(), b))
+        });
         Ok(found)
     }
 
