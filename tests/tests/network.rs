@@ -299,6 +299,23 @@ fn a_network_that_is_removed_while_a_container_starts_on_it_leaves_nothing() {
 }
 
 #[test]
+fn a_network_whose_name_is_how_anothers_id_begins_is_not_that_one() {
+    let host = Host::new();
+    let id = host.tare(["network", "create", "other"]).run().ok();
+    let name = &id[..5];
+    host.tare(["network", "create", name]).run().ok();
+    host.tare(["network", "create", "unused"]).run().ok();
+    host.detached(&["--name", "web", "--network", name], "sleep 600");
+    host.tare(["network", "connect", "other", "web"]).run().ok();
+    assert_ne!(address(&host, "web", name), address(&host, "web", "other"));
+    host.tare(["network", "disconnect", "other", "web"]).run().ok();
+    let networks = host.inspect("web")["NetworkSettings"]["Networks"].clone();
+    assert!(networks.get("other").is_none() && networks[name]["IPAddress"] != "", "{networks}");
+    let pruned = host.tare(["network", "prune", "-f"]).run().ok();
+    assert!(pruned.contains("other") && pruned.contains("unused") && !pruned.contains(name), "{pruned}");
+}
+
+#[test]
 fn several_networks_and_chosen_addresses() {
     let host = Host::new();
     host.tare(["network", "create", "--ipv6", "--subnet", "10.99.0.0/24", "--subnet", "fd99::/64", "one"])

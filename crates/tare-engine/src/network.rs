@@ -392,9 +392,7 @@ impl Engine {
         let mut removed = Vec::new();
         for network in self.list_networks()? {
             let mode = network.name == DEFAULT || MODES.iter().any(|(name, _)| *name == network.name);
-            let used =
-                named.iter().any(|name| *name == network.name || network.id.starts_with(name.as_str()));
-            if mode || used || !wanted(&network) {
+            if mode || named.contains(&network.id) || !wanted(&network) {
                 continue;
             }
             match self.remove_network(&network.name) {
@@ -421,7 +419,7 @@ impl Engine {
             return Err(Error::new(Kind::Conflict, format!("{}: it has --network {mode}", what()))
                 .hint("only a container that is on a network can be put on another"));
         }
-        if here.iter().any(|(name, _)| *name == network.name || network.id.starts_with(name.as_str())) {
+        if here.iter().any(|(name, _)| stands_for(&all, name, &network)) {
             return Err(Error::new(
                 Kind::Conflict,
                 format!("{}: endpoint with name {} already exists in the network", what(), record.name),
@@ -465,8 +463,7 @@ impl Engine {
         };
         let mut record = folders.record()?;
         let here = wanted(&record.request)?;
-        let is_it = |name: &str| *name == network.name || network.id.starts_with(name);
-        let Some((name, _)) = here.iter().find(|(name, _)| is_it(name)) else {
+        let Some((name, _)) = here.iter().find(|(name, _)| stands_for(&all, name, &network)) else {
             return Err(Error::new(
                 Kind::Conflict,
                 format!("container {} is not connected to network {}", record.name, network.name),
@@ -525,6 +522,13 @@ impl Engine {
         }
         ports_of(&self.roots, &folders.id)
     }
+}
+
+/// Whether a container's word for a network means this one: its name, or the beginning of its id. The beginning of an id
+/// may be another one's name.
+fn stands_for(networks: &Networks, word: &str, network: &Network) -> bool {
+    word == network.name
+        || network.id.starts_with(word) && networks.find(word).is_ok_and(|found| found.id == network.id)
 }
 
 /// The published ports of a container.

@@ -8,7 +8,7 @@ use tare_network::network::Network;
 use tare_sys::Result;
 
 use super::ports::container_ports;
-use super::{networks, wanted};
+use super::{networks, stands_for, wanted};
 use crate::container::{Record, Roots};
 
 /// A network in Docker's shape.
@@ -65,10 +65,11 @@ fn with_prefix(address: Option<IpAddr>, network: &Network) -> String {
 
 /// `NetworkSettings` of `inspect`.
 pub fn settings(roots: &Roots, record: &Record, running: bool, pid: i32) -> Result<Value> {
-    let connections = if running { networks(roots).connections(&record.id)? } else { Vec::new() };
+    let networks = networks(roots);
+    let connections = if running { networks.connections(&record.id)? } else { Vec::new() };
     let mut all = serde_json::Map::new();
     for (name, settings) in wanted(&record.request).unwrap_or_default() {
-        let found = connections.iter().find(|c| c.network.name == name || c.network.id.starts_with(&name));
+        let found = connections.iter().find(|c| stands_for(&networks, &name, &c.network));
         let (mut value, name) = (json!(settings), found.map_or(name, |c| c.network.name.clone()));
         value["NetworkID"] = json!(found.map_or("", |c| c.network.id.as_str()));
         value["EndpointID"] = json!(found.map_or("", |c| c.endpoint.id.as_str()));
