@@ -316,6 +316,47 @@ fn a_network_whose_name_is_how_anothers_id_begins_is_not_that_one() {
 }
 
 #[test]
+fn connected_to_several_networks_at_once_a_container_is_on_all_of_them() {
+    let host = Host::new();
+    host.detached(&["--name", "web", "--network", "bridge"], "sleep 600");
+    let networks = ["one", "two", "three", "four", "five", "six"];
+    for network in networks {
+        host.tare(["network", "create", network]).run().ok();
+    }
+    let connect = |network: &&str| host.tare(["network", "connect", *network, "web"]).start();
+    let calls: Vec<_> = networks.iter().map(connect).collect();
+    let renamed = host.tare(["rename", "web", "server"]).start();
+    calls.into_iter().chain([renamed]).for_each(|call| drop(call.wait().ok()));
+    let all = host.inspect("server")["NetworkSettings"]["Networks"].clone();
+    for network in networks {
+        assert_ne!(all[network]["IPAddress"], "", "{network}: {all}");
+    }
+    let links = host.tare(["exec", "server", "ip", "-o", "link"]).run().ok();
+    assert_eq!(links.lines().filter(|line| line.contains(": eth")).count(), 7, "{links}");
+    let calls: Vec<_> = networks
+        .iter()
+        .map(|network| host.tare(["network", "disconnect", *network, "server"]).start())
+        .collect();
+    calls.into_iter().for_each(|call| drop(call.wait().ok()));
+    let links = host.tare(["exec", "server", "ip", "-o", "link"]).run().ok();
+    assert_eq!(links.lines().filter(|line| line.contains(": eth")).count(), 1, "{links}");
+}
+
+#[test]
+fn connected_twice_at_once_a_container_is_on_the_network_once() {
+    let host = Host::new();
+    host.detached(&["--name", "web", "--network", "bridge"], "sleep 600");
+    host.tare(["network", "create", "lan"]).run().ok();
+    let calls = [(); 3].map(|()| host.tare(["network", "connect", "lan", "web"]).start());
+    let codes = calls.map(|call| call.wait().code());
+    assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
+    assert_eq!(address(&host, "web", "lan").split('.').next_back(), Some("2"));
+    host.tare(["network", "disconnect", "lan", "web"]).run().ok();
+    let links = host.tare(["exec", "web", "ip", "-o", "link"]).run().ok();
+    assert!(!links.contains("eth1"), "{links}");
+}
+
+#[test]
 fn several_networks_and_chosen_addresses() {
     let host = Host::new();
     host.tare(["network", "create", "--ipv6", "--subnet", "10.99.0.0/24", "--subnet", "fd99::/64", "one"])

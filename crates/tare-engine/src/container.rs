@@ -300,6 +300,16 @@ impl Folders {
         Ok(Lock(folder.into()))
     }
 
+    /// The same; `None` where somebody is at it.
+    pub fn try_change(&self) -> Result<Option<Lock>> {
+        let what = || format!("lock {}", self.state.display());
+        let folder = File::open(&self.state).doing(what)?;
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            locked => locked.doing(what).map(|()| Some(Lock(folder.into()))),
+        }
+    }
+
     /// Writes `container.json`.
     pub fn write_record(&self, record: &Record) -> Result<()> {
         write_json(&self.state, "container.json", record)

@@ -411,6 +411,8 @@ impl Engine {
         let folders = self.find(container)?;
         let all = networks(&self.roots);
         let network = all.find_or_make(word)?;
+        // One after the other: the next one's link has another name, and its record has this network as well.
+        let _alone = folders.change()?;
         let mut record = folders.record()?;
         let what = || format!("connect {container} to the network {}", network.name);
         let here = wanted(&record.request)?;
@@ -461,6 +463,7 @@ impl Engine {
             }
             found => found?,
         };
+        let _alone = folders.change()?;
         let mut record = folders.record()?;
         let here = wanted(&record.request)?;
         let Some((name, _)) = here.iter().find(|(name, _)| stands_for(&all, name, &network)) else {

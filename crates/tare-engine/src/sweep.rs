@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tare_sys::{Kind, Result};
 
-use crate::container::{Folders, Record, Roots, State, Status};
+use crate::container::{Folders, Lock, Record, Roots, State, Status};
 use crate::events;
 use crate::monitor;
 use crate::range::Range;
@@ -198,18 +198,25 @@ fn sweep_names(roots: &Roots) {
         return;
     }
     for name in links {
-        free_name(roots, &name);
+        // Whoever sweeps may have it locked, or may be waited for by who has.
+        free_name_with(roots, &name, Folders::try_change);
     }
 }
 
 /// Lets go of a name that its container does not have. The caller does not change a container just now.
 pub(crate) fn free_name(roots: &Roots, name: &str) {
+    free_name_with(roots, name, |folders| folders.change().map(Some));
+}
+
+fn free_name_with(roots: &Roots, name: &str, change: impl Fn(&Folders) -> Result<Option<Lock>>) {
     let Ok(id) = fs::read_link(roots.state.join("names").join(name)) else { return };
     let id = id.to_string_lossy();
     let folders = roots.folders(&id);
-    let stale = match folders.change() {
-        // Who renames it has it locked; a container that is being made has no record yet.
-        Ok(_alone) => folders.record().is_ok_and(|record| record.name != name),
+    let stale = match change(&folders) {
+        // Who renames it has it locked.
+        Ok(None) => false,
+        // A container that is being made has no record yet.
+        Ok(Some(_alone)) => folders.record().is_ok_and(|record| record.name != name),
         Err(err) => err.kind() == Kind::NotFound,
     };
     if stale {
