@@ -190,6 +190,27 @@ fn a_container_that_joins_another_or_leaves_it_is_known_at_once() {
 }
 
 #[test]
+fn a_container_that_was_connected_while_it_waited_for_its_restart_knows_names_afterwards() {
+    let host = Host::new();
+    network(&host, "lan", &[]);
+    network(&host, "second", &[]);
+    host.detached(&["--network", "second", "--name", "other"], "sleep 600");
+    // It fails until the file is there, and waits longer each time.
+    let folder = host.folder("shared");
+    let volume = format!("{}:/shared", folder.display());
+    let script = "[ -e /shared/go ] || exit 1; exec sleep 600";
+    host.detached(&["--network", "lan", "--name", "client", "--restart", "always", "-v", &volume], script);
+    eventually("it waits", || {
+        let state = host.inspect("client")["State"].clone();
+        state["Status"] == "restarting" && host.inspect("client")["RestartCount"].as_i64() > Some(3)
+    });
+    host.tare(["network", "connect", "second", "client"]).run().ok();
+    host.file("shared/go", "");
+    let knows = || inside(&host, "client", &format!("{DIG} +short other | grep -q .")).code() == 0;
+    eventually("it runs", || host.status("client") == "running" && knows());
+}
+
+#[test]
 fn everything_else_is_asked_of_the_hosts_resolvers_wherever_they_are_at_the_moment() {
     let host = Host::new();
     network(&host, "lan", &[]);

@@ -50,6 +50,11 @@ pub fn tell(roots: &Roots, id: &str, connections: &[Connection]) -> Result<()> {
     Directory::write_changes(&changes(roots, id), &attachments(connections))
 }
 
+/// For a container that starts, perhaps again: it is on what it starts on.
+pub fn forget(roots: &Roots, id: &str) {
+    let _ = std::fs::remove_file(changes(roots, id));
+}
+
 fn changes(roots: &Roots, id: &str) -> PathBuf {
     roots.folders(id).run.join("networks.json")
 }

@@ -180,6 +180,7 @@ impl Joined {
     /// world outside, or in the host's own firewall others from its published ports.
     pub fn attach(&self, roots: &Roots, record: &Record, netns: BorrowedFd<'_>) -> Result<Vec<String>> {
         let networks = networks(roots);
+        name_server::forget(roots, &record.id);
         let chains = match self.warm {
             Some(true) => networks.attach_made(&self.connections)?,
             _ => networks.attach(netns, &self.connections, 0)?,
@@ -383,10 +384,13 @@ impl Engine {
     pub fn prune_networks(&self, wanted: &dyn Fn(&NetworkSummary) -> bool) -> Result<Vec<String>> {
         need_root()?;
         sweep::sweep(&self.roots)?;
+        let all = networks(&self.roots);
         let mut named = Vec::new();
         for id in self.roots.ids()? {
             if let Ok(record) = self.roots.folders(&id).record() {
-                named.extend(self::wanted(&record.request)?.into_iter().map(|(name, _)| name));
+                let wanted = self::wanted(&record.request)?.into_iter();
+                // Of a network that is gone there is nothing to keep.
+                named.extend(wanted.filter_map(|(name, _)| all.find(&name).ok()).map(|network| network.id));
             }
         }
         let mut removed = Vec::new();
@@ -500,8 +504,8 @@ impl Engine {
 
     /// Lets a container's name server know on which networks it is now.
     fn tell_name_server(&self, id: &str) -> Result<()> {
-        // Without a run folder it does not run.
-        if !self.roots.folders(id).run.exists() {
+        // One that starts later, or again, is told then.
+        if self.roots.folders(id).status()?.is_none_or(|status| status.process().is_none()) {
             return Ok(());
         }
         name_server::tell(&self.roots, id, &networks(&self.roots).connections(id)?)
