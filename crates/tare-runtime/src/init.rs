@@ -27,13 +27,13 @@ pub fn split() -> Result<()> {
     }
 }
 
-/// Splits like [`split`], for one more process in a container: the old one stays as the reaper of all that the new one
-/// leaves behind. It writes to `tell` how the program ended, as two bytes: 0 and the status, or 1 and the signal.
-pub fn watch_over(tell: &OwnedFd) -> Result<()> {
+/// Runs `program`, which is to execute one, beside this process, which stays as the reaper of all that it leaves behind. It
+/// writes to `tell` how the program ended, as two bytes: 0 and the status, or 1 and the signal.
+pub fn watch_over(tell: &OwnedFd, program: &mut dyn FnMut()) -> Result<()> {
     let reaper = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(reaper)).doing(|| "prctl(PR_SET_CHILD_SUBREAPER)")?;
     signal::block_all()?;
-    let Some(child) = process::fork()? else {
+    let child = process::fork_in_place(&mut || {
         // A reaper that is killed takes the program with it, one that was killed before as well.
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
         if rustix::process::getppid() != Some(reaper) {
@@ -43,8 +43,10 @@ pub fn watch_over(tell: &OwnedFd) -> Result<()> {
         if rustix::termios::isatty(rustix::stdio::stdin()) {
             let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpid());
         }
-        return signal::unblock_all();
-    };
+        if signal::unblock_all().is_ok() {
+            program();
+        }
+    })?;
     let _ = rustix::thread::set_name(c"tare-reaper");
     // Our copies of its files would keep its pipes open.
     let _ = process::close_from_but(0, &[tell.as_fd()]);

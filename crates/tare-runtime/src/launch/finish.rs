@@ -123,7 +123,11 @@ fn until_exec(channel: &Channel, work: &Finish<'_>) -> Result<()> {
     match &work.init {
         Init::None => {}
         Init::First => init::split()?,
-        Init::Reaper(tell) => init::watch_over(tell)?,
+        Init::Reaper(tell) => init::watch_over(tell, &mut || {
+            let failed = work.command.execute(&work.program);
+            let _ = message::send(channel, &FromChild::Failed(failed), &[]);
+            tare_sys::process::exit_now(1)
+        })?,
     }
     Ok(())
 }
