@@ -105,6 +105,25 @@ fn a_name_that_a_killed_removal_or_rename_has_left_can_be_given_at_once() {
 }
 
 #[test]
+fn a_start_does_not_wait_for_what_a_killed_removal_has_left_to_delete() {
+    let host = Host::new();
+    host.sh(&[], "true").ok();
+    let trash = host.root().join("trash").join("a".repeat(64));
+    std::fs::create_dir_all(&trash).expect("a folder");
+    // What is in the trash is read first, and this stands for a disk that takes its time.
+    let file = trash.join("container.json");
+    let made = std::process::Command::new("mkfifo").arg(&file).status().expect("mkfifo can be called");
+    assert!(made.success());
+    // The last sweep was long ago.
+    let swept =
+        std::fs::File::options().write(true).open(host.run_root().join("swept")).expect("there was one");
+    swept.set_modified(std::time::UNIX_EPOCH).expect("another time");
+    host.sh(&[], "true").ok();
+    drop(std::fs::File::options().write(true).open(&file).expect("somebody reads it"));
+    eventually("it is deleted", || !trash.exists());
+}
+
+#[test]
 fn volumes_of_a_container_that_nobody_was_told_of_go_with_it() {
     let host = Host::new();
     host.busybox();

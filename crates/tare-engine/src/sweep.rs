@@ -15,9 +15,11 @@
 //! | an id range, an address, a published port held by one that does not run | given back |
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
+use tare_sys::process::{self, Side};
 use tare_sys::{Kind, Result};
 
 use crate::container::{Folders, Lock, Record, Roots, State, Status};
@@ -89,7 +91,37 @@ pub fn sometimes(roots: &Roots) {
         // Before, so that the others who start one just now do not sweep as well.
         let _ = fs::write(&stamp, "");
     }
-    let _ = sweep(roots);
+    if has_much_to_do(roots) {
+        aside(|| drop(sweep(roots)));
+    } else {
+        let _ = sweep(roots);
+    }
+}
+
+/// Whether somebody was killed on the way: there may be a large layer to delete.
+fn has_much_to_do(roots: &Roots) -> bool {
+    let left = |id: &String| match roots.folders(id).lock() {
+        Ok(lock) => lock.is_some(),
+        Err(err) => err.kind() == Kind::NotFound,
+    };
+    let half_way = |id: &String| !rests(roots, id) && left(id);
+    names(&roots.state.join("trash")).iter().any(left)
+        || names(&roots.state.join("containers")).iter().any(half_way)
+}
+
+/// Does something that may take long in a process of its own, which nobody has to wait for: a monitor has others to serve.
+fn aside(work: impl FnOnce()) {
+    match process::clone(0, None) {
+        Ok(Side::Parent(child)) => drop(process::wait(child.pidfd.as_fd())),
+        Ok(Side::Child) => {
+            // Nothing that the monitor holds may be held for longer.
+            if matches!(process::fork(), Ok(None)) && process::close_from(3).is_ok() {
+                work();
+            }
+            process::exit_now(0)
+        }
+        Err(_) => work(),
+    }
 }
 
 /// Finds out what became of one container, and sees to it.
