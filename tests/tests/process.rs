@@ -99,6 +99,10 @@ fn groups_of_the_image_and_of_the_flags_are_joined() {
     let mut groups: Vec<&str> = out.split(' ').collect();
     groups.sort_unstable();
     assert_eq!(groups, ["1", "1000", "50", "777"]);
+    // Its own is one of them, as under Docker: a setgid program does not take it away (CVE-2022-36109).
+    let groups = "grep Groups: /proc/self/status | tr -s '\\t ' ' '";
+    host.sh(&["-u", "4242:4343"], groups).prints("Groups: 4343");
+    host.sh(&[], groups).prints("Groups: 0");
     host.sh(&["--group-add", "nosuch"], "true").fails(125).complains_of(&["nosuch"]);
 }
 

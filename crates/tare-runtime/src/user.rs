@@ -104,6 +104,8 @@ fn look_up(user: &str, more_groups: &[String], passwd: &Table, group: &Table) ->
         })?,
         (None, None) => 0,
     };
+    // Its own is among them: a program of another group (setgid) is not rid of it, and of what it is refused for it
+    // (CVE-2022-36109).
     let mut groups = Vec::new();
     let gid = match group_word.filter(|word| !word.is_empty()) {
         Some(word) => group_id(word, group)?,
@@ -125,6 +127,7 @@ fn look_up(user: &str, more_groups: &[String], passwd: &Table, group: &Table) ->
         groups.push(group_id(word, group)?);
     }
     let mut seen = std::collections::BTreeSet::new();
+    groups.insert(0, gid);
     groups.retain(|id| seen.insert(*id));
     Ok(User { uid, gid, groups: Some(groups), home: passwd.home(uid) })
 }
@@ -218,11 +221,14 @@ mod tests {
     #[test]
     fn names_ids_and_groups() {
         let web = find("web", &[]).unwrap();
-        assert_eq!((web.uid, web.gid, web.groups, web.home.as_str()), (33, 33, Some(vec![4, 44]), "/srv"));
+        assert_eq!(
+            (web.uid, web.gid, web.groups, web.home.as_str()),
+            (33, 33, Some(vec![33, 4, 44]), "/srv")
+        );
         let root = find("", &[]).unwrap();
         assert_eq!((root.uid, root.gid, root.home.as_str()), (0, 0, "/root"));
         let mixed = find("web:video", &["4", "www"]).unwrap();
-        assert_eq!((mixed.gid, mixed.groups), (44, Some(vec![4, 33])));
+        assert_eq!((mixed.gid, mixed.groups), (44, Some(vec![44, 4, 33])));
         let unknown = find("1234", &[]).unwrap();
         assert_eq!((unknown.uid, unknown.gid, unknown.home.as_str()), (1234, 0, "/"));
     }

@@ -31,7 +31,7 @@ pub fn become_root(keep_groups: bool) -> Result<()> {
         .doing(|| "setresuid(0, 0, 0)")
         .map_err(|err| explain_id(err, true))?;
     if !keep_groups {
-        set_groups(&[])?;
+        set_groups(&[], 0)?;
     }
     hide()
 }
@@ -41,11 +41,12 @@ pub fn hide() -> Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).doing(|| "prctl(PR_SET_DUMPABLE)")
 }
 
-fn set_groups(ids: &[u32]) -> Result<()> {
+fn set_groups(ids: &[u32], own: u32) -> Result<()> {
     let groups: Vec<Gid> = ids.iter().map(|id| Gid::from_raw(*id)).collect();
     match rustix::thread::set_thread_groups(&groups) {
-        // A user namespace with a single id has given up setgroups(2); then there is nothing to drop either.
-        Err(Errno::PERM) if ids.is_empty() => Ok(()),
+        // A user namespace with a single id has given up setgroups(2); then there is nothing to drop either, and none
+        // but its own to have.
+        Err(Errno::PERM) if ids.iter().all(|id| *id == own) => Ok(()),
         Err(Errno::PERM) => Err(Errno::PERM).doing(|| format!("setgroups({ids:?})")).map_err(|err| {
             err.hint(
                 "a user namespace that maps one id only cannot have additional groups (user_namespaces(7))",
@@ -68,7 +69,7 @@ impl Identity {
         rustix::thread::set_keep_capabilities(true).doing(|| "prctl(PR_SET_KEEPCAPS)")?;
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
         if let Some(groups) = &user.groups {
-            set_groups(groups)?;
+            set_groups(groups, user.gid)?;
         }
         rustix::thread::set_thread_res_gid(gid, gid, gid)
             .doing(|| format!("setresgid({})", user.gid))
