@@ -141,3 +141,16 @@ fn prune_takes_what_has_ended() {
     host.tare(["container", "prune", "-f", "--filter", "until=1h"]).run().ok();
     assert_eq!(lines(&host, &["ps", "-aq"]).len(), 2);
 }
+
+#[test]
+fn templates_know_the_fields_that_docker_leaves_out_of_its_json() {
+    let host = Host::new();
+    host.detached(&["--name", "web", "-v", "data:/data", "-v", "/var/tmp:/tmp"], "sleep 60");
+    let mounts = "{{range .Mounts}}{{.Type}} {{.Name}} {{.Driver}} {{.Destination}};{{end}}";
+    host.tare(["inspect", "-f", mounts, "web"]).run().prints("bind   /tmp;volume data local /data;");
+    assert!(host.inspect("web")["Mounts"][0].get("Name").is_none());
+    host.tare(["network", "create", "--subnet", "10.97.0.0/24", "lan"]).run().ok();
+    let subnets = "{{range .IPAM.Config}}{{.Subnet}} {{.IPRange}}{{end}}|";
+    host.tare(["network", "inspect", "-f", subnets, "lan"]).run().prints("10.97.0.0/24 |");
+    host.tare(["inspect", "-f", "{{range .Mounts}}{{.Nothing}}{{end}}", "web"]).run().fails(1);
+}

@@ -14,6 +14,15 @@ pub const MOST_BYTES: usize = 64 << 20;
 /// What an expression is worth; `None`: there is no such thing, printed as `<no value>`.
 pub type Worth<'a> = Option<Cow<'a, Value>>;
 
+/// Texts that Docker leaves out of its JSON where they are empty, each after a field that always stands beside it:
+/// a mount's, a subnet's.
+const OMITTED: [(&str, &str); 5] = [
+    ("Propagation", "Name"),
+    ("Propagation", "Driver"),
+    ("Propagation", "Source"),
+    ("Subnet", "Gateway"),
+    ("Subnet", "IPRange"),
+];
 /// Names under which Docker keeps lists, which print as `[]` where there is nothing.
 const LISTS: [&str; 16] = [
     "Args",
@@ -311,15 +320,22 @@ fn member<'a>(of: Worth<'a>, name: &str, within: &str, chain: &[String]) -> Resu
     let Some(of) = of else {
         return Err(format!("nil data; no entry for key {name:?} (there is no .{within})"));
     };
+    let omitted = is_omitted(&of, name);
     let found = match of {
         Cow::Borrowed(value) => find(value, name).map(Cow::Borrowed),
         Cow::Owned(value) => find(&value, name).cloned().map(Cow::Owned),
     };
     match found {
         Some(found) => Ok(Some(found)),
+        None if omitted => Ok(Some(Cow::Owned(Value::from("")))),
         None if MAPS.contains(&within) => Ok(None),
         None => Err(format!("map has no entry for key {name:?} (in .{})", chain.join("."))),
     }
+}
+
+/// Whether Docker's JSON leaves this field out where it is empty: its templates know it all the same.
+fn is_omitted(of: &Value, name: &str) -> bool {
+    OMITTED.iter().any(|(beside, omitted)| *omitted == name && of.get(beside).is_some())
 }
 
 /// A field by its name, or by the name that Docker's program has for it.
