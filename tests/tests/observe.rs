@@ -154,3 +154,13 @@ fn templates_know_the_fields_that_docker_leaves_out_of_its_json() {
     host.tare(["network", "inspect", "-f", subnets, "lan"]).run().prints("10.97.0.0/24 |");
     host.tare(["inspect", "-f", "{{range .Mounts}}{{.Nothing}}{{end}}", "web"]).run().fails(1);
 }
+
+#[test]
+fn the_version_is_found_where_docker_has_it() {
+    let host = Host::new();
+    let of = |template: &str| host.tare(["version", "--format", template]).run().ok();
+    let version = of("{{.Version}}");
+    assert!(!version.is_empty());
+    assert_eq!(of("{{.Server.Version}} {{.Client.Version}}"), format!("{version} {version}"));
+    assert_eq!(of("{{.Server.Os}}/{{.Client.Arch}}"), of("{{.Os}}/{{.Arch}}"));
+}

@@ -43,7 +43,11 @@ fn version(_: &Engine, given: &Given) -> Result<u8> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let (version, os, arch) =
         (env!("CARGO_PKG_VERSION"), std::env::consts::OS, docker_arch(std::env::consts::ARCH));
-    let value = json!({ "Version": version, "Os": os, "Arch": arch, "KernelVersion": release });
+    let side = json!({ "Version": version, "Os": os, "Arch": arch, "KernelVersion": release });
+    // There is no daemon: who asks for Docker's client or server means this program.
+    let mut value = side.clone();
+    value["Client"] = side.clone();
+    value["Server"] = side;
     let text =
         format!("Version:         {version}\nOS/Arch:         {os}/{arch}\nKernel Version:  {release}\n");
     print(given, &value, || text)
