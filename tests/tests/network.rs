@@ -375,6 +375,40 @@ fn several_networks_and_chosen_addresses() {
 }
 
 #[test]
+fn networks_are_listed_and_pruned_by_dockers_filters() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["network", "create", "--label", "tier=web", "lan"]).run().ok();
+    host.tare(["network", "create", "lan-more"]).run().ok();
+    host.tare(["create", "--name", "on-it", "--network", "lan", "busybox", "true"]).run().ok();
+    let listed = |filter: &str| {
+        let list = host.tare(["network", "ls", "--format", "{{.Name}}", "-f", filter]).run().ok();
+        list.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let table: [(&str, &[&str]); 8] = [
+        ("name=^lan$", &["lan"]),
+        ("name=lan", &["lan", "lan-more"]),
+        ("type=custom", &["lan", "lan-more"]),
+        ("type=builtin", &["bridge", "host", "none"]),
+        ("dangling=true", &["lan-more"]),
+        ("dangling=false", &["bridge", "host", "lan", "none"]),
+        ("label=tier=web", &["lan"]),
+        ("scope=swarm", &[]),
+    ];
+    for (filter, names) in table {
+        assert_eq!(listed(filter), names, "{filter}");
+    }
+    for wrong in ["type=x", "dangling=x", "nosuch=1", "until=1h"] {
+        host.tare(["network", "ls", "-f", wrong]).run().fails(1);
+    }
+    let label = "{{.Label \"tier\"}}";
+    host.tare(["network", "ls", "-f", "name=^lan$", "--format", label]).run().prints("web");
+    host.tare(["network", "prune", "-f", "--filter", "until=1h"]).run().prints("");
+    host.tare(["network", "prune", "-f", "--filter", "until=0s"]).run().prints("Deleted Networks:\nlan-more");
+    assert_eq!(listed("type=custom"), ["lan"]);
+}
+
+#[test]
 fn ipv6_is_reached_from_other_hosts() {
     let (host, remote) = (Host::new(), Remote::new());
     host.tare(["network", "create", "--ipv6", "six"]).run().ok();

@@ -164,3 +164,13 @@ fn the_version_is_found_where_docker_has_it() {
     assert_eq!(of("{{.Server.Version}} {{.Client.Version}}"), format!("{version} {version}"));
     assert_eq!(of("{{.Server.Os}}/{{.Client.Arch}}"), of("{{.Os}}/{{.Arch}}"));
 }
+
+#[test]
+fn one_that_does_not_run_publishes_nothing_and_that_is_no_error() {
+    let host = Host::new();
+    host.busybox();
+    host.tare(["create", "--name", "web", "-p", "8080:80", "busybox", "true"]).run().ok();
+    host.tare(["port", "web"]).run().prints("");
+    host.tare(["port", "web", "80"]).run().fails(1).complains_of(&["no public port '80/tcp'"]);
+    host.tare(["port", "nobody"]).run().fails(1);
+}

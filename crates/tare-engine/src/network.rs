@@ -25,7 +25,7 @@ use tare_network::{Endpoint, Folders, Networks, link, rate};
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::container::{Record, Roots, Status};
-use crate::engine::{Engine, need_root, not_running};
+use crate::engine::{Engine, need_root};
 use crate::events::{self, Event};
 use crate::files::Place;
 use crate::name_server;
@@ -384,19 +384,9 @@ impl Engine {
     pub fn prune_networks(&self, wanted: &dyn Fn(&NetworkSummary) -> bool) -> Result<Vec<String>> {
         need_root()?;
         sweep::sweep(&self.roots)?;
-        let all = networks(&self.roots);
-        let mut named = Vec::new();
-        for id in self.roots.ids()? {
-            if let Ok(record) = self.roots.folders(&id).record() {
-                let wanted = self::wanted(&record.request)?.into_iter();
-                // Of a network that is gone there is nothing to keep.
-                named.extend(wanted.filter_map(|(name, _)| all.find(&name).ok()).map(|network| network.id));
-            }
-        }
         let mut removed = Vec::new();
-        for network in self.list_networks()? {
-            let mode = network.name == DEFAULT || MODES.iter().any(|(name, _)| *name == network.name);
-            if mode || named.contains(&network.id) || !wanted(&network) {
+        for network in self.unused_networks()? {
+            if !wanted(&network) {
                 continue;
             }
             match self.remove_network(&network.name) {
@@ -407,6 +397,25 @@ impl Engine {
             }
         }
         Ok(removed)
+    }
+
+    /// The networks that somebody made and that no container asks for, running or not.
+    pub fn unused_networks(&self) -> Result<Vec<NetworkSummary>> {
+        let all = networks(&self.roots);
+        let mut named = Vec::new();
+        for id in self.roots.ids()? {
+            if let Ok(record) = self.roots.folders(&id).record() {
+                let wanted = self::wanted(&record.request)?.into_iter();
+                // Of a network that is gone there is nothing to keep.
+                named.extend(wanted.filter_map(|(name, _)| all.find(&name).ok()).map(|network| network.id));
+            }
+        }
+        let mut networks = self.list_networks()?;
+        networks.retain(|network| {
+            let mode = network.name == DEFAULT || MODES.iter().any(|(name, _)| *name == network.name);
+            !mode && !named.contains(&network.id)
+        });
+        Ok(networks)
     }
 
     /// Puts a container on a network, at once if it runs.
@@ -520,12 +529,12 @@ impl Engine {
         if all.list()?.is_empty() { Ok(()) } else { all.reload() }
     }
 
-    /// The published ports of a container that runs.
+    /// The published ports of a container: none of one that does not run.
     pub fn ports(&self, container: &str) -> Result<Vec<Published>> {
         let folders = self.find(container)?;
         let status = folders.status()?.unwrap_or_else(Status::created);
         if status.process().is_none() {
-            return Err(not_running(container));
+            return Ok(Vec::new());
         }
         ports_of(&self.roots, &folders.id)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use regex_lite::Regex;
 use tare_engine::request::EndpointSettings;
 use tare_engine::{Engine, NetworkSummary, Published, Subnet, WantedNetwork, WantedPool};
 use tare_sys::{Error, Kind, Result};
@@ -13,7 +14,7 @@ use crate::print::human;
 use crate::print::table::{self, Column, Row};
 use crate::print::terminal::say;
 use crate::words::flag::{Flag, Given};
-use crate::words::parse::{self, Parsed};
+use crate::words::parse::{self, Parsed, when};
 use crate::words::tree::Verb;
 
 const COLUMNS: [Column; 4] =
@@ -48,7 +49,8 @@ pub static LIST: Verb = Verb {
     most: 0,
     words_end_options: false,
     flags: &[
-        Flag::many("filter", "driver=bridge", "Show only some (driver|id|label|name|type=…)").short('f'),
+        Flag::many("filter", "driver=bridge", "Show only some (dangling|driver|id|label|name|scope|type=…)")
+            .short('f'),
         Flag::one(
             "format",
             "string",
@@ -94,7 +96,7 @@ pub static PRUNE: Verb = Verb {
     most: 0,
     words_end_options: false,
     flags: &[
-        Flag::many("filter", "label=x", "Remove only some (label|label!=…)"),
+        Flag::many("filter", "label=x", "Remove only some (label|label!|until=…)"),
         Flag::switch("force", "Do not ask").short('f'),
     ],
     act: prune,
@@ -188,38 +190,88 @@ fn address(text: &str) -> Parsed<IpAddr> {
     text.parse().map_err(|_| "it is no IP address".to_owned())
 }
 
-/// Whether a network passes all filters of one kind or another; several of one kind are alternatives.
-fn passes(filters: &[(String, String)], network: &NetworkSummary) -> Result<bool> {
-    let mut kinds: BTreeMap<&str, bool> = BTreeMap::new();
-    for (kind, value) in filters {
-        let label = |value: &str| {
+/// One `--filter KEY=VALUE`.
+enum Filter {
+    /// Whether no container asks for it; the ids of those.
+    Dangling(bool, Vec<String>),
+    Driver(String),
+    Id(String),
+    /// Docker takes it for a regular expression; what is none is taken as it is.
+    Name(String, Option<Regex>),
+    Label(String, bool),
+    Scope(String),
+    Builtin(bool),
+    /// Made before this moment.
+    Until(i128),
+}
+
+impl Filter {
+    fn all(engine: &Engine, given: &Given, keys: &[&str]) -> Result<Vec<Filter>> {
+        let one = |(key, value): (String, String)| Filter::of(engine, given, keys, &key, &value);
+        given.values("filter", parse::pair("filter"))?.into_iter().map(one).collect()
+    }
+
+    fn of(engine: &Engine, given: &Given, keys: &[&str], key: &str, value: &str) -> Result<Filter> {
+        let wrong = |why: &str| given.wrong("filter", &format!("{key}={value}"), why);
+        if !keys.contains(&key) {
+            return Err(Error::new(Kind::Usage, format!("invalid filter '{key}'"))
+                .hint(format!("the key can be {}", keys.join(", "))));
+        }
+        Ok(match key {
+            "dangling" => {
+                let unused = engine.unused_networks()?.into_iter().map(|network| network.id);
+                Filter::Dangling(parse::boolean(value).map_err(|why| wrong(&why))?, unused.collect())
+            }
+            "driver" => Filter::Driver(value.to_owned()),
+            "id" => Filter::Id(value.to_owned()),
+            "name" => Filter::Name(value.to_owned(), Regex::new(value).ok()),
+            "scope" => Filter::Scope(value.to_owned()),
+            "type" => match value {
+                "builtin" | "custom" => Filter::Builtin(value == "builtin"),
+                _ => return Err(wrong("it is builtin or custom")),
+            },
+            "until" => Filter::Until(when::moment(value).map_err(|why| wrong(&why))?),
+            _ => Filter::Label(value.to_owned(), key == "label"),
+        })
+    }
+
+    fn takes(&self, network: &NetworkSummary) -> bool {
+        let has = |value: &str| {
             let (key, wanted) =
                 value.split_once('=').map_or((value, None), |(key, value)| (key, Some(value)));
             network.labels.get(key).is_some_and(|label| wanted.is_none_or(|wanted| label == wanted))
         };
-        let ours = ["bridge", "host", "none"].contains(&network.name.as_str());
-        let holds = match kind.as_str() {
-            "driver" => network.driver == *value,
-            "id" => network.id.starts_with(value.as_str()),
-            "name" => network.name.contains(value.as_str()),
-            "label" => label(value),
-            "label!" => !label(value),
-            "scope" => value == "local",
-            "type" => (value == "builtin") == ours,
-            other => {
-                return Err(Error::new(Kind::Usage, format!("invalid filter '{other}'"))
-                    .hint("driver, id, label, name, scope or type"));
-            }
-        };
-        let all = kind.starts_with("label");
-        let entry = kinds.entry(kind).or_insert(all);
-        *entry = if all { *entry && holds } else { *entry || holds };
+        match self {
+            Filter::Dangling(wanted, unused) => unused.contains(&network.id) == *wanted,
+            Filter::Driver(value) => network.driver == *value,
+            Filter::Id(value) => network.id.starts_with(value.as_str()),
+            Filter::Name(_, Some(pattern)) => pattern.is_match(&network.name),
+            Filter::Name(value, None) => network.name.contains(value.as_str()),
+            Filter::Label(value, wanted) => has(value) == *wanted,
+            Filter::Scope(value) => value == "local",
+            Filter::Builtin(wanted) => ["bridge", "host", "none"].contains(&network.name.as_str()) == *wanted,
+            Filter::Until(moment) => when::moment(&network.created).is_ok_and(|created| created < *moment),
+        }
     }
-    Ok(kinds.into_values().all(|holds| holds))
+}
+
+/// Whether a network passes all filters of one kind or another; several of one kind are alternatives, but labels.
+fn passes(filters: &[Filter], network: &NetworkSummary) -> bool {
+    filters.iter().all(|filter| match filter {
+        Filter::Label(..) => filter.takes(network),
+        _ => filters
+            .iter()
+            .filter(|other| std::mem::discriminant(*other) == std::mem::discriminant(filter))
+            .any(|filter| filter.takes(network)),
+    })
 }
 
 fn list(engine: &Engine, given: &Given) -> Result<u8> {
-    let filters = given.values("filter", parse::pair("filter"))?;
+    let filters = Filter::all(
+        engine,
+        given,
+        &["dangling", "driver", "id", "label", "label!", "name", "scope", "type"],
+    )?;
     let whole = given.on("no-trunc")?;
     let id = |network: &NetworkSummary| match whole {
         true => network.id.clone(),
@@ -228,22 +280,21 @@ fn list(engine: &Engine, given: &Given) -> Result<u8> {
     let mut rows: Vec<Row> = Vec::new();
     let mut ids = String::new();
     for network in engine.list_networks()? {
-        if !passes(&filters, &network)? {
+        if !passes(&filters, &network) {
             continue;
         }
         ids += &format!("{}\n", if network.id.is_empty() { network.name.clone() } else { id(&network) });
-        let labels: Vec<_> = network.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        rows.push(table::row([
+        let row = table::row([
             ("CreatedAt", network.created.clone()),
             ("Driver", network.driver.clone()),
             ("ID", id(&network)),
             ("IPv4", "true".to_owned()),
             ("IPv6", network.ipv6.to_string()),
             ("Internal", network.internal.to_string()),
-            ("Labels", labels.join(",")),
             ("Name", network.name.clone()),
             ("Scope", "local".to_owned()),
-        ]));
+        ]);
+        rows.push(table::labelled(row, &network.labels));
     }
     if given.on("quiet")? {
         say(&ids)?;
@@ -269,15 +320,12 @@ fn remove(engine: &Engine, given: &Given) -> Result<u8> {
 }
 
 fn prune(engine: &Engine, given: &Given) -> Result<u8> {
-    let filters = given.values("filter", parse::pair("filter"))?;
+    let filters = Filter::all(engine, given, &["label", "label!", "until"])?;
     if !given.on("force")? {
         return Err(Error::new(Kind::Usage, "this removes all networks that no container uses")
             .hint("say --force if you mean it"));
     }
-    if let Some((kind, _)) = filters.iter().find(|(kind, _)| !kind.starts_with("label")) {
-        return Err(Error::new(Kind::Usage, format!("invalid filter '{kind}'")).hint("label or label!"));
-    }
-    let removed = engine.prune_networks(&|network| passes(&filters, network).unwrap_or(false))?;
+    let removed = engine.prune_networks(&|network| passes(&filters, network))?;
     if !removed.is_empty() {
         say(&format!("Deleted Networks:\n{}\n", removed.join("\n")))?;
     }

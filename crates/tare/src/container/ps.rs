@@ -1,6 +1,5 @@
 //! `tare ps`: the containers there are.
 
-use serde_json::Value;
 use tare_engine::{Engine, ListQuery, Summary};
 use tare_sys::Result;
 
@@ -94,18 +93,16 @@ fn id(container: &Summary, whole: bool) -> &str {
 
 fn row(container: &Summary, whole: bool) -> Row {
     let cut = |text: &str, length| if whole { text.to_owned() } else { human::shortened(text, length) };
-    let labels: Vec<_> = container.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let mounts: Vec<_> = container.mounts.iter().map(|mount| cut(mount, 15)).collect();
     let size = container.size.map_or_else(
         || "0B".to_owned(),
         |size| format!("{} (virtual {})", human::size(size.written), human::size(size.with_image)),
     );
-    let mut row = table::row([
+    let row = table::row([
         ("Command", format!("{:?}", cut(&container.command, 20))),
         ("CreatedAt", human::moment(container.created)),
         ("ID", id(container, whole).to_owned()),
         ("Image", container.image.clone()),
-        ("Labels", labels.join(",")),
         ("LocalVolumes", container.volumes.to_string()),
         ("Mounts", mounts.join(",")),
         ("Names", container.name.clone()),
@@ -116,9 +113,7 @@ fn row(container: &Summary, whole: bool) -> Row {
         ("State", container.state.clone()),
         ("Status", container.status.clone()),
     ]);
-    // For `{{.Label "com.example"}}`; it is not printed otherwise.
-    row.insert("Label".to_owned(), Value::from_iter(container.labels.clone()));
-    row
+    table::labelled(row, &container.labels)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Lists, printed as a table as Docker aligns it, as JSON, or by a template: one row, three ways.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde_json::{Map, Value};
@@ -51,6 +52,15 @@ impl Format {
 /// A row from names and values.
 pub fn row<const N: usize>(fields: [(&str, String); N]) -> Row {
     fields.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect()
+}
+
+/// A row with its labels: all of them in one column, and each for `{{.Label "com.example"}}`, which is not printed
+/// otherwise.
+pub fn labelled(mut row: Row, labels: &BTreeMap<String, String>) -> Row {
+    let all: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    row.insert("Labels".to_owned(), Value::from(all.join(",")));
+    row.insert("Label".to_owned(), Value::from_iter(labels.clone()));
+    row
 }
 
 /// Prints rows. `columns` are those of the usual table; `headings` those of other fields, where a heading is not
