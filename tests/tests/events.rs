@@ -35,6 +35,23 @@ fn a_life_is_told_in_dockers_words() {
 }
 
 #[test]
+fn volumes_come_and_go_in_the_events_too() {
+    let host = Host::new();
+    host.tare(["volume", "create", "data"]).run().ok();
+    host.tare(["volume", "create", "data"]).run().ok();
+    host.sh(&["-v", "more:/data"], "true").ok();
+    host.tare(["volume", "rm", "data"]).run().ok();
+    host.tare(["volume", "prune", "-af"]).run().ok();
+    let of = |filters: &[&str]| {
+        let words = ["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}} {{.Actor.ID}}"];
+        let filters = filters.iter().flat_map(|filter| ["--filter", filter]);
+        host.tare(words).args(filters).run().ok()
+    };
+    assert_eq!(of(&["type=volume"]), "create data\ncreate more\ndestroy data\ndestroy more");
+    assert_eq!(of(&["volume=more", "event=destroy"]), "destroy more");
+}
+
+#[test]
 fn one_that_is_removed_by_force_is_killed_once() {
     let host = Host::new();
     host.detached(&["--name", "web"], "sleep 60");

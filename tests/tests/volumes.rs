@@ -80,6 +80,10 @@ fn verbs_have_dockers_shapes() {
     let table = host.tare(["volume", "ls"]).run().ok();
     assert!(table.starts_with("DRIVER    VOLUME NAME\n"), "{table}");
     host.tare(["volume", "ls", "-f", "label=a", "--format", "{{.Name}}"]).run().prints("data");
+    let label = "{{.Label \"a\"}} {{.Label \"b\"}}|";
+    host.tare(["volume", "ls", "--format", label, "-f", "name=data"]).run().prints("b |");
+    host.tare(["volume", "create", "--name", "old-form"]).run().prints("old-form");
+    host.tare(["volume", "create", "--name", "a1", "b1"]).run().fails(1).complains_of(&["two names"]);
     host.tare(["volume", "ls", "-q", "-f", "name=nothing"]).run().prints("");
     host.tare(["volume", "rm", "nosuch"]).run().fails(1).complains_of(&["get nosuch: no such volume"]);
     host.tare(["volume", "rm", "-f", "nosuch"]).run().ok();

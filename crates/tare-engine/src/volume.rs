@@ -33,6 +33,7 @@ use tare_sys::{Context, Error, Kind, Result};
 
 use crate::container::{Roots, explain_full, make_folder, read_json, write_json};
 use crate::engine::{Engine, need_root};
+use crate::events::{self, Event};
 use crate::policy::volumes::{check_driver, check_name};
 use crate::removal::names;
 
@@ -198,8 +199,9 @@ impl Folder {
             // A sweep may have found it before it was locked, and removed it: then once more.
             let Ok(Some(_lock)) = lock_pending(&new) else { continue };
             let result = self.make_at(&new, record.clone(), durable).map_err(explain_full);
-            if !matches!(result, Ok(true)) {
-                delete(&new);
+            match result {
+                Ok(true) => self.tell(roots, "create"),
+                _ => delete(&new),
             }
             return result.doing(what);
         }
@@ -250,7 +252,12 @@ impl Folder {
         let old = pending(roots).join(format!("old-{}", random_name()?));
         fs::rename(&self.path, &old).doing(|| format!("remove the volume {}", self.name))?;
         delete(&old);
+        self.tell(roots, "destroy");
         Ok(Some(()))
+    }
+
+    fn tell(&self, roots: &Roots, action: &str) {
+        events::emit(roots, &Event::new("volume", action, &self.name).with("driver", "local"));
     }
 
     fn shown(&self, roots: &Roots) -> Result<Option<Volume>> {

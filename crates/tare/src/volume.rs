@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tare_engine::{Engine, Volume};
-use tare_sys::Result;
+use tare_sys::{Error, Kind, Result};
 
 use crate::container::containers::pretty;
 use crate::print::failure::each;
@@ -29,6 +29,7 @@ pub static CREATE: Verb = Verb {
     flags: &[
         Flag::one("driver", "string", "local", "Driver of the volume (default \"local\")").short('d'),
         Flag::many("label", "KEY=value", "Set labels on the volume"),
+        Flag::one("name", "string", "data", "Its name, where it is not the last word (Docker's old form)"),
         Flag::many("opt", "size=10g", "Options of the driver: type=, o= and device= as for mount(8), size=")
             .short('o'),
     ],
@@ -98,7 +99,13 @@ pub static REMOVE: Verb = Verb {
 fn create(engine: &Engine, given: &Given) -> Result<u8> {
     let labels: BTreeMap<String, String> = given.values("label", parse::label)?.into_iter().collect();
     let options = given.values("opt", parse::pair("option"))?.into_iter().collect();
-    let name = given.words().first().copied().unwrap_or_default();
+    let name = match (given.text("name"), given.words().first()) {
+        (Some(_), Some(_)) => {
+            return Err(Error::new(Kind::Usage, "the volume has two names, one as --name and one after it")
+                .hint("leave out --name"));
+        }
+        (name, word) => name.or(word.copied()).unwrap_or_default(),
+    };
     let volume = engine.create_volume(name, given.text("driver").unwrap_or_default(), labels, options)?;
     say(&format!("{}\n", volume.name))?;
     Ok(0)
@@ -142,12 +149,10 @@ fn list(engine: &Engine, given: &Given) -> Result<u8> {
 }
 
 fn row(volume: &Volume) -> Row {
-    let labels: Vec<_> = volume.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    table::row([
+    let row = table::row([
         ("Availability", "N/A".to_owned()),
         ("Driver", "local".to_owned()),
         ("Group", "N/A".to_owned()),
-        ("Labels", labels.join(",")),
         ("Links", "N/A".to_owned()),
         ("Mountpoint", volume.mountpoint.display().to_string()),
         ("Name", volume.name.clone()),
@@ -155,7 +160,8 @@ fn row(volume: &Volume) -> Row {
         // As Docker: looking costs time, so `ls` does not.
         ("Size", "N/A".to_owned()),
         ("Status", "N/A".to_owned()),
-    ])
+    ]);
+    table::labelled(row, &volume.labels)
 }
 
 fn remove(engine: &Engine, given: &Given) -> Result<u8> {
