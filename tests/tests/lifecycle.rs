@@ -40,6 +40,27 @@ fn freeze(host: &Host, name: &str, frozen: bool) {
 }
 
 #[test]
+fn one_that_is_paused_is_not_started_but_let_go_on() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    host.tare(["start", "box"]).run().prints("box");
+    host.tare(["pause", "box"]).run().ok();
+    host.tare(["start", "box"]).run().fails(1).complains_of(&["it is paused", "tare unpause box"]);
+    assert_eq!(host.status("box"), "paused");
+    host.tare(["unpause", "box"]).run().ok();
+    host.tare(["start", "box"]).run().prints("box");
+}
+
+#[test]
+fn forced_removal_names_only_what_it_removed() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "sleep 60");
+    let out = host.tare(["rm", "-f", "nobody", "box"]).run();
+    assert!(out.stderr().contains("no such container: nobody"), "{}", out.stderr());
+    out.prints("box");
+}
+
+#[test]
 fn exec_in_one_that_is_just_being_paused_is_refused_and_leaves_nothing() {
     let host = Host::new();
     host.detached(&["--name", "box"], "sleep 60");

@@ -95,7 +95,12 @@ impl Engine {
         let what = || format!("start {container}");
         let status = folders.status()?.unwrap_or_else(Status::created);
         if status.process().is_some() {
-            return Ok(None);
+            // It would go on standing still.
+            return match status.state {
+                State::Paused => Err(Error::new(Kind::Conflict, format!("{}: it is paused", what()))
+                    .hint(format!("let it go on: tare unpause {container}"))),
+                _ => Ok(None),
+            };
         }
         let runs = || folders.status().is_ok_and(|status| status.is_some_and(|s| s.process().is_some()));
         let lock = loop {

@@ -107,11 +107,7 @@ impl Engine {
     /// Removes it; with `force` even when it runs, with `volumes` also the volumes that were made for it and have no
     /// name.
     pub fn remove(&self, container: &str, force: bool, volumes: bool) -> Result<()> {
-        let folders = match self.find(container) {
-            // It is not there, which is what was wanted: many a script begins with `rm -f`.
-            Err(err) if force && err.kind() == Kind::NotFound => return Ok(()),
-            found => found?,
-        };
+        let folders = self.find(container)?;
         let status = folders.status().ok().flatten();
         let process = status.as_ref().and_then(Status::process);
         let restarts = status.is_some_and(|status| status.restarts());

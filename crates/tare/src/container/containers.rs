@@ -183,7 +183,14 @@ fn remove(engine: &Engine, given: &Given) -> Result<u8> {
         .hint("make that container anew without --link"));
     }
     Ok(each(&given.words(), |word| {
-        engine.remove(word, force, volumes)?;
+        match engine.remove(word, force, volumes) {
+            // Many a script begins with `rm -f`: what it did not remove is told, and is no failure.
+            Err(err) if force && err.kind() == Kind::NotFound => {
+                failure::print(&err);
+                return Ok(());
+            }
+            result => result?,
+        }
         say(&format!("{word}\n"))
     }))
 }

@@ -53,7 +53,10 @@ fn make(engine: &Engine, request: CreateRequest, given: &Given) -> Result<Create
         if request.name.is_empty() {
             return Err(Error::new(Kind::Usage, "cannot replace container without --name being set"));
         }
-        engine.remove(&request.name, true, false)?;
+        match engine.remove(&request.name, true, false) {
+            Err(err) if err.kind() == Kind::NotFound => {}
+            result => result?,
+        }
     }
     let fetch = || {
         let tell = |line: &str| terminal::complain(line);
