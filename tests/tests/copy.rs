@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use tare_tests::{Host, eventually};
+use tare_tests::{Host, eventually, fault};
 
 /// A container with a small tree in `/t`, that runs until it is removed.
 fn running(host: &Host, name: &str, flags: &[&str]) {
@@ -21,6 +21,28 @@ fn running(host: &Host, name: &str, flags: &[&str]) {
 fn stopped(host: &Host, name: &str, flags: &[&str]) {
     running(host, name, flags);
     host.tare(["stop", "-t", "0", name]).run().ok();
+}
+
+#[test]
+fn a_link_in_place_of_a_pipe_changes_no_permissions_of_the_hosts() {
+    let host = Host::new();
+    let secret = host.file("secret", "the host's");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let script = format!(
+        "mkdir /r; touch /ready; while [ ! -p /r/p ]; do :; done; ln -sf {} /r/p; touch /done; sleep 600",
+        secret.display()
+    );
+    host.detached(&["--name", "races"], &script);
+    eventually("it is ready", || host.tare(["cp", "races:/ready", "-"]).run().code() == 0);
+    let pipe = host.folder("from").join("p");
+    assert!(Command::new("mkfifo").args(["-m", "666"]).arg(&pipe).status().unwrap().success());
+    let copy = host.tare(["cp", "-a"]).arg(&pipe).arg("races:/r/p");
+    // It stands still for a second between the making of the pipe and what comes next.
+    let slow = ["-f", "-e", "trace=mknodat,mknod", "-e", "inject=mknodat,mknod:delay_exit=1000000"];
+    fault::traced(&slow, copy).run();
+    host.tare(["cp", "races:/done", "-"]).run().ok();
+    assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o7777, 0o600);
+    host.tare(["rm", "-f", "races"]).run().ok();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::fs::{
     XattrFlags,
 };
 use rustix::io::Errno;
-use tare_sys::path::fd_name;
+use tare_sys::path::{fd_name, set_mode};
 use tare_sys::{Context, Error, Kind, Result};
 
 /// Deepest tree that is copied: each level holds three open files, and a process has 1024 by default.
@@ -153,15 +153,15 @@ fn finish(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> Result<()> {
     rustix::fs::futimens(to, &times(stat)).doing(|| "utimensat(copy)")
 }
 
-/// As [`finish`], for what cannot be opened: a link, a pipe, a socket, a device. We made it just now in a
-/// folder that nobody else knows.
+/// As [`finish`], for what cannot be opened: a link, a pipe, a socket, a device. We made it just now; in a volume another
+/// container may have put something else in its place.
 fn finish_at(folder: BorrowedFd<'_>, name: &CStr, stat: &Stat, mode: Option<Mode>) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
         .doing(|| format!("fchownat({}:{})", stat.st_uid, stat.st_gid))
         .map_err(explain_owner)?;
     if let Some(mode) = mode {
-        rustix::fs::chmodat(folder, name, mode, AtFlags::empty()).doing(|| "fchmodat(copy)")?;
+        set_mode(folder, name, mode).doing(|| "fchmodat2(copy)")?;
     }
     rustix::fs::utimensat(folder, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW).doing(|| "utimensat(copy)")
 }

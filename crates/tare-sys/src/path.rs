@@ -3,15 +3,17 @@
 //! A container path is never joined to a host path: `openat2(2)` with `RESOLVE_IN_ROOT` walks it as if the
 //! root's fd were `/`, so neither `..` nor a symbolic link leads out, however the tree changes meanwhile.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::process::check;
 
 /// Reads a file of /proc or /sys that is known to be short, up to 4 KiB, with one read(2): such files say that
 /// their size is 0, and the standard library feels its way to their end.
@@ -32,6 +34,35 @@ pub fn fd_name(fd: impl AsFd) -> String {
         Ok(path) => format!("{raw}<{}>", path.display()),
         Err(_) => raw.to_string(),
     }
+}
+
+/// Gives a name in a folder these permissions: what has the name itself, and never what it leads to, as fchmodat(2) would.
+/// For pipes, sockets and devices, which cannot be opened, in a folder that others can change meanwhile.
+pub fn set_mode(folder: BorrowedFd<'_>, name: &CStr, mode: Mode) -> rustix::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // As every architecture has it (asm-generic/unistd.h, Linux 6.6).
+    const FCHMODAT2: libc::c_long = 452;
+    // SAFETY: the call reads a string that ends with NUL, which `name` is and which outlives it.
+    let done = unsafe {
+        libc::syscall(
+            FCHMODAT2,
+            folder.as_raw_fd(),
+            name.as_ptr(),
+            mode.as_raw_mode(),
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    };
+    match check(done) {
+        // An older kernel, or a filter that does not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => {}
+        done => return done.map(drop),
+    }
+    let held =
+        rustix::fs::openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&held)?.st_mode) == FileType::Symlink {
+        return Err(Errno::OPNOTSUPP);
+    }
+    rustix::fs::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), mode)
 }
 
 /// Most dangling links followed when folders are made.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-use tare_sys::path::{Root, fd_name};
+use tare_sys::path::{Root, fd_name, set_mode};
 use tare_sys::{Context, Error, Kind, Result};
 
 use super::Copied;
@@ -117,7 +117,8 @@ impl<'a> Writer<'a> {
                 make_way(&folder, &name).doing(what)?;
                 rustix::fs::mknodat(&folder, &name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
                     .doing(what)?;
-                rustix::fs::chmodat(&folder, &name, self.mode(item), AtFlags::empty()).doing(what)?;
+                // The container may have put a link in its place.
+                set_mode(folder.as_fd(), &name, self.mode(item)).doing(what)?;
                 self.attributes_by_name(&folder, &name, item).doing(what)
             }
             Sort::Other => {
