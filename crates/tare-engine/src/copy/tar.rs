@@ -1,7 +1,7 @@
 //! Items as a tar archive, and an archive as items.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Cursor, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -98,14 +98,16 @@ impl<'a> TarWriter<'a> {
 
 /// Reads an archive, plain or compressed; it may be a stranger's, so its paths are held to what lies below the top.
 pub fn read(from: &mut dyn Read, put: &mut Put<'_>) -> Result<()> {
-    let mut from = BufReader::with_capacity(128 << 10, from);
-    let head = from.fill_buf().doing(|| "read the archive")?;
-    let stream: Box<dyn Read + '_> = match head {
+    // A pipe may give it in pieces.
+    let mut head = Vec::new();
+    (&mut *from).take(4).read_to_end(&mut head).doing(|| "read the archive")?;
+    let from = BufReader::with_capacity(128 << 10, Cursor::new(head.clone()).chain(from));
+    let stream: Box<dyn Read + '_> = match &head[..] {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(from)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             Box::new(zstd::stream::read::Decoder::with_buffer(from).doing(|| "read the archive")?)
         }
-        [0xfd, b'7', b'z', b'X', b'Z', ..] | [b'B', b'Z', b'h', ..] => {
+        [0xfd, b'7', b'z', b'X'] | [b'B', b'Z', b'h', ..] => {
             return Err(Error::new(Kind::Unsupported, "the archive is compressed by xz or bzip2")
                 .hint("decompress it first: xz -dc FILE | tare cp - CONTAINER:/folder"));
         }
@@ -238,5 +240,45 @@ mod tests {
             assert!(read(&mut &bytes[..], &mut |_, _| Ok(())).is_err());
         }
         assert!(read(&mut &b"\xfd7zXZ\0"[..], &mut |_, _| Ok(())).is_err());
+    }
+
+    /// Gives one byte at a time.
+    struct Slow<'a>(&'a [u8]);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+            let length = to.len().min(1);
+            self.0.read(&mut to[..length])
+        }
+    }
+
+    #[test]
+    fn an_archive_that_comes_in_pieces_is_known_for_what_it_is() {
+        let mut plain = Vec::new();
+        let mut writer = TarWriter::new(&mut plain, b"top".to_vec());
+        let item = Item {
+            path: Vec::new(),
+            sort: Sort::File(5),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            attributes: Vec::new(),
+        };
+        writer.put(&item, &mut &b"hello"[..]).unwrap();
+        writer.finish().unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let zstd = zstd::stream::encode_all(&plain[..], 1).unwrap();
+        for archive in [&plain, &gzip.finish().unwrap(), &zstd] {
+            let mut found = 0;
+            read(&mut Slow(archive), &mut |item, _| {
+                assert_eq!(item.path, b"top");
+                found += 1;
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(found, 1);
+        }
     }
 }
