@@ -18,7 +18,7 @@ pub struct Wish {
 impl Wish {
     /// Reads a path.
     pub fn of(path: &[u8]) -> Wish {
-        let contents = path == b"." || path.ends_with(b"/.") || path.ends_with(b"..");
+        let contents = path == b"." || path == b".." || path.ends_with(b"/.") || path.ends_with(b"/..");
         let (_, name) = split(path);
         // The root has no name; all that can be copied is what is in it.
         let contents = contents || name.is_empty();
@@ -111,6 +111,7 @@ mod tests {
         let (none, a_file, a_folder) = (None, Some(false), Some(true));
         for (source, kind, to, there, decision) in [
             ("/a/f", file, "/b", none, "named"),
+            ("/a/f..", file, "/b", none, "named"),
             ("/a/f", file, "/b/", none, "no such directory: /b/"),
             ("/a/f", file, "/b", a_file, "named"),
             ("/a/f", file, "/b/", a_file, "/b/: not a directory"),
