@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use tare_tests::{Host, eventually, fault};
 
@@ -21,28 +23,6 @@ fn running(host: &Host, name: &str, flags: &[&str]) {
 fn stopped(host: &Host, name: &str, flags: &[&str]) {
     running(host, name, flags);
     host.tare(["stop", "-t", "0", name]).run().ok();
-}
-
-#[test]
-fn a_link_in_place_of_a_pipe_changes_no_permissions_of_the_hosts() {
-    let host = Host::new();
-    let secret = host.file("secret", "the host's");
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-    let script = format!(
-        "mkdir /r; touch /ready; while [ ! -p /r/p ]; do :; done; ln -sf {} /r/p; touch /done; sleep 600",
-        secret.display()
-    );
-    host.detached(&["--name", "races"], &script);
-    eventually("it is ready", || host.tare(["cp", "races:/ready", "-"]).run().code() == 0);
-    let pipe = host.folder("from").join("p");
-    assert!(Command::new("mkfifo").args(["-m", "666"]).arg(&pipe).status().unwrap().success());
-    let copy = host.tare(["cp", "-a"]).arg(&pipe).arg("races:/r/p");
-    // It stands still for a second between the making of the pipe and what comes next.
-    let slow = ["-f", "-e", "trace=mknodat,mknod", "-e", "inject=mknodat,mknod:delay_exit=1000000"];
-    fault::traced(&slow, copy).run();
-    host.tare(["cp", "races:/done", "-"]).run().ok();
-    assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o7777, 0o600);
-    host.tare(["rm", "-f", "races"]).run().ok();
 }
 
 #[test]
@@ -250,6 +230,53 @@ fn links_in_the_container_lead_nowhere_outside() {
     host.tare(["cp", "-", "evil:/"]).stdin(fs::read(&archive).unwrap()).run();
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "an entry went through a link");
     host.tare(["rm", "-f", "evil"]).run().ok();
+}
+
+/// Only one at a time can look into a container that does not run.
+#[test]
+fn who_copies_from_a_stopped_container_waits_for_another_who_does() {
+    let host = Host::new();
+    stopped(&host, "box", &[]);
+    let pipe = host.work().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let first = host.tare(["cp", "box:/bin", "-"]).into_command();
+    let mut sh = Command::new("sh");
+    sh.args(["-c", "exec \"$@\" > \"$0\""]).arg(&pipe).arg(first.get_program()).args(first.get_args());
+    sh.envs(first.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut first = sh.spawn().unwrap();
+    let mut archive = fs::File::open(&pipe).unwrap();
+    // It is at it, and goes no further than the pipe takes.
+    archive.read_exact(&mut [0; 512]).unwrap();
+    let others = [host.tare(["cp", "box:/bin/busybox", "-"]).start(), host.tare(["start", "box"]).start()];
+    std::thread::sleep(Duration::from_millis(500));
+    archive.read_to_end(&mut Vec::new()).unwrap();
+    assert!(first.wait().unwrap().success());
+    for other in others {
+        other.wait().ok();
+    }
+}
+
+/// The container puts a link in the place of a pipe before that has got its permissions.
+#[test]
+fn a_link_in_place_of_a_pipe_changes_no_permissions_of_the_hosts() {
+    let host = Host::new();
+    let secret = host.file("secret", "the host's");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let script = format!(
+        "mkdir /r; touch /ready; while [ ! -p /r/p ]; do :; done; ln -sf {} /r/p; touch /done; sleep 600",
+        secret.display()
+    );
+    host.detached(&["--name", "races"], &script);
+    eventually("it is ready", || host.tare(["cp", "races:/ready", "-"]).run().code() == 0);
+    let pipe = host.folder("from").join("p");
+    assert!(Command::new("mkfifo").args(["-m", "666"]).arg(&pipe).status().unwrap().success());
+    let copy = host.tare(["cp", "-a"]).arg(&pipe).arg("races:/r/p");
+    // It stands still for a second between the making of the pipe and what comes next.
+    let slow = ["-f", "-e", "trace=mknodat,mknod", "-e", "inject=mknodat,mknod:delay_exit=1000000"];
+    fault::traced(&slow, copy).run();
+    host.tare(["cp", "races:/done", "-"]).run().ok();
+    assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o7777, 0o600);
+    host.tare(["rm", "-f", "races"]).run().ok();
 }
 
 /// CVE-2018-15664: the container renames a folder and a link to and fro while files are copied.

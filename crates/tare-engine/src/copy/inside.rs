@@ -30,20 +30,20 @@ impl Inside {
     /// Opens it. A container that does not run cannot be started meanwhile.
     pub fn open(engine: &Engine, container: &str) -> Result<Inside> {
         let folders = engine.find(container)?;
-        let record = folders.record()?;
-        let status = folders.status()?.unwrap_or_else(Status::created);
-        if let Some(pidfd) = status.process() {
-            let path = format!("/proc/{}/root", status.pid);
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let root = rustix::fs::open(&path, flags, Mode::empty()).doing(|| format!("open({path:?})"));
-            // Looked at while the process is certainly the one we mean.
-            if process::signal(pidfd.as_fd(), 0).is_ok()
-                && let Ok(root) = root
-            {
-                return Ok(Inside { root: Root::new(root), base: status.base.unwrap_or(0), held: None });
+        let runs = || folders.status().is_ok_and(|status| status.is_some_and(|s| s.process().is_some()));
+        loop {
+            if let Some(inside) = running(&folders)? {
+                return Ok(inside);
+            }
+            match folders.lock_or_make() {
+                // Another copies, or starts it, just now.
+                Err(err) if err.kind() == Kind::Conflict => engine.wait_until_settled(&folders, runs)?,
+                lock => {
+                    let what = || format!("look into the container {container}");
+                    return lock.and_then(|lock| stopped(engine, &folders, lock)).doing(what);
+                }
             }
         }
-        stopped(engine, &folders, &record).doing(|| format!("look into the container {container}"))
     }
 
     /// Does something as the container's root would, as far as owners of new files go.
@@ -55,8 +55,24 @@ impl Inside {
     }
 }
 
-fn stopped(engine: &Engine, folders: &Folders, record: &Record) -> Result<Inside> {
-    let lock = folders.lock_or_make()?;
+fn running(folders: &Folders) -> Result<Option<Inside>> {
+    let status = folders.status()?.unwrap_or_else(Status::created);
+    if let Some(pidfd) = status.process() {
+        let path = format!("/proc/{}/root", status.pid);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&path, flags, Mode::empty()).doing(|| format!("open({path:?})"));
+        // Looked at while the process is certainly the one we mean.
+        if process::signal(pidfd.as_fd(), 0).is_ok()
+            && let Ok(root) = root
+        {
+            return Ok(Some(Inside { root: Root::new(root), base: status.base.unwrap_or(0), held: None }));
+        }
+    }
+    Ok(None)
+}
+
+fn stopped(engine: &Engine, folders: &Folders, lock: Lock) -> Result<Inside> {
+    let record = &folders.record()?;
     let rootfs = match engine.rootfs(record, folders)? {
         Rootfs::Layers { lower, upper, .. } => Rootfs::Layers { lower, upper, volatile: false },
         Rootfs::Host { .. } => {
