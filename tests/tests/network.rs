@@ -357,6 +357,30 @@ fn connected_twice_at_once_a_container_is_on_the_network_once() {
 }
 
 #[test]
+fn networks_whose_description_the_power_took_take_no_others_with_them() {
+    let host = Host::new();
+    host.busybox();
+    for network in ["first", "second"] {
+        host.tare(["network", "create", network]).run().ok();
+    }
+    host.tare(["run", "--rm", "--network", "bridge", "busybox", "true"]).run().ok();
+    for network in ["first", "bridge"] {
+        std::fs::write(host.root().join("networks").join(network).join("network.json"), "").unwrap();
+    }
+    // As after a boot: all is to be made anew.
+    for link in run(&["ip", "-o", "link"]).split(": ").filter(|word| word.starts_with("tare-")) {
+        run(&["ip", "link", "del", link]);
+    }
+    run(&["nft", "flush", "ruleset"]);
+    let start = |network: &str| host.tare(["run", "--rm", "--network", network, "busybox", "true"]).run();
+    start("second").ok();
+    start("first").fails(125).complains_of(&["network.json", "network create"]);
+    host.tare(["network", "create", "first"]).run().ok();
+    start("first").ok();
+    start("bridge").ok();
+}
+
+#[test]
 fn several_networks_and_chosen_addresses() {
     let host = Host::new();
     host.tare(["network", "create", "--ipv6", "--subnet", "10.99.0.0/24", "--subnet", "fd99::/64", "one"])

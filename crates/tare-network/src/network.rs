@@ -178,15 +178,19 @@ impl Networks {
         let mut all = Vec::new();
         for entry in entries.flatten() {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            // One that is just being made or removed is not there.
-            all.extend(self.read(&name)?);
+            // One that is just being made or removed is not there. One that is damaged is no reason to be without the others.
+            all.extend(self.read(&name).ok().flatten());
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }
 
     fn read(&self, name: &str) -> Result<Option<Network>> {
-        crate::folders::read_json(&self.folders.network(name).join("network.json"))
+        let path = self.folders.network(name).join("network.json");
+        crate::folders::read_json(&path).map_err(|err| match err.kind() {
+            Kind::Corrupt => err.hint("make it again, under the same name: tare network create"),
+            _ => err,
+        })
     }
 
     /// The network of this name, full id, or beginning of an id.
@@ -220,7 +224,7 @@ impl Networks {
     /// The same; the default network is made at its first use.
     pub fn find_or_make(&self, word: &str) -> Result<Network> {
         match self.find(word) {
-            Err(err) if err.kind() == Kind::NotFound && word == DEFAULT => {}
+            Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Corrupt) && word == DEFAULT => {}
             found => return found,
         }
         match self.create(&WantedNetwork { name: DEFAULT.to_owned(), ..WantedNetwork::default() }) {
@@ -275,6 +279,14 @@ impl Networks {
         let folder = self.folders.network(name);
         crate::folders::make_folder(&folder)?;
         write_json(&folder, "network.json", &network)?;
+        // The default one, which a container may just be waiting for, is made again where the power takes it.
+        if name != DEFAULT {
+            for path in [&folder.join("network.json"), &folder, &self.folders.networks()] {
+                fs::File::open(path)
+                    .and_then(|file| file.sync_all())
+                    .doing(|| format!("fsync {}", path.display()))?;
+            }
+        }
         Ok(network)
     }
 
