@@ -343,6 +343,27 @@ fn connected_to_several_networks_at_once_a_container_is_on_all_of_them() {
 }
 
 #[test]
+fn connected_or_disconnected_while_it_starts_a_container_is_on_the_networks_that_inspect_tells() {
+    let host = Host::new();
+    host.busybox();
+    for network in ["first", "second"] {
+        host.tare(["network", "create", network]).run().ok();
+    }
+    for round in 0..12 {
+        host.tare(["create", "--name", "web", "--network", "first", "busybox", "sleep", "600"]).run().ok();
+        let change = if round % 2 == 0 { ["connect", "second"] } else { ["disconnect", "first"] };
+        let start = host.tare(["start", "web"]).start();
+        let change = host.tare(["network"]).args(change).arg("web").start();
+        start.wait().ok();
+        change.wait().ok();
+        let networks = host.inspect("web")["NetworkSettings"]["Networks"].as_object().unwrap().len();
+        let links = host.tare(["exec", "web", "ip", "-o", "link"]).run().ok();
+        assert_eq!(links.lines().filter(|line| line.contains(": eth")).count(), networks, "{links}");
+        host.tare(["rm", "-f", "web"]).run().ok();
+    }
+}
+
+#[test]
 fn connected_twice_at_once_a_container_is_on_the_network_once() {
     let host = Host::new();
     host.detached(&["--name", "web", "--network", "bridge"], "sleep 600");

@@ -24,12 +24,13 @@ use tare_network::proxy::Proxy;
 use tare_network::{Endpoint, Folders, Networks, link, rate};
 use tare_sys::{Context, Error, Kind, Result};
 
-use crate::container::{Record, Roots, Status};
+use crate::container::{Folders as ContainerFolders, Lock, Record, Roots, State, Status};
 use crate::engine::{Engine, need_root};
 use crate::events::{self, Event};
 use crate::files::Place;
 use crate::name_server;
 use crate::policy::{self, Share};
+use crate::removal;
 use crate::request::{CreateRequest, EndpointSettings};
 use crate::sweep;
 
@@ -424,6 +425,7 @@ impl Engine {
         let folders = self.find(container)?;
         let all = networks(&self.roots);
         let network = all.find_or_make(word)?;
+        let _at_rest = self.at_rest(&folders)?;
         // One after the other: the next one's link has another name, and its record has this network as well.
         let _alone = folders.change()?;
         let mut record = folders.record()?;
@@ -476,6 +478,7 @@ impl Engine {
             }
             found => found?,
         };
+        let _at_rest = self.at_rest(&folders)?;
         let _alone = folders.change()?;
         let mut record = folders.record()?;
         let here = wanted(&record.request)?;
@@ -511,6 +514,24 @@ impl Engine {
         Ok(())
     }
 
+    /// Keeps a container that does not run from being started meanwhile: whoever starts it reads first on which networks it
+    /// is to be. Waits for one who is just at it; `None` for a container that runs, or that its monitor will start again.
+    fn at_rest<'a>(&self, folders: &'a ContainerFolders) -> Result<Option<AtRest<'a>>> {
+        let lives = |status: Status| status.process().is_some() || status.state == State::Restarting;
+        let lives = || folders.status().is_ok_and(|status| status.is_some_and(lives));
+        loop {
+            self.wait_until_settled(folders, lives)?;
+            if lives() {
+                return Ok(None);
+            }
+            match folders.lock_or_make() {
+                // Another was quicker.
+                Err(err) if err.kind() == Kind::Conflict => {}
+                lock => return Ok(Some(AtRest(folders, lock?))),
+            }
+        }
+    }
+
     /// Lets a container's name server know on which networks it is now.
     fn tell_name_server(&self, id: &str) -> Result<()> {
         // One that starts later, or again, is told then.
@@ -537,6 +558,16 @@ impl Engine {
             return Ok(Vec::new());
         }
         ports_of(&self.roots, &folders.id)
+    }
+}
+
+/// A container that does not run and that nobody else starts.
+struct AtRest<'a>(&'a ContainerFolders, #[expect(dead_code, reason = "held, not read")] Lock);
+
+impl Drop for AtRest<'_> {
+    fn drop(&mut self) {
+        // One that does not run needs none.
+        removal::delete_run_folder(self.0);
     }
 }
 
