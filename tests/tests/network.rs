@@ -420,6 +420,29 @@ fn several_networks_and_chosen_addresses() {
 }
 
 #[test]
+fn one_that_was_taken_off_its_last_network_can_be_put_on_another() {
+    let host = Host::new();
+    host.tare(["network", "create", "lan"]).run().ok();
+    serving(&host, &["--name", "db", "--network", "lan"]);
+    host.detached(&["--name", "web"], "sleep 60");
+    host.tare(["network", "disconnect", "bridge", "web"]).run().ok();
+    host.tare(["network", "connect", "lan", "web"]).run().ok();
+    let ask = || host.tare(["exec", "web", "wget", "-qO-", "http://db/"]).run().stdout();
+    eventually("it finds the other by name", || ask() == "hello");
+    let links = "{{json .NetworkSettings.Networks.lan.Links}} {{len .NetworkSettings.Networks}}";
+    host.tare(["inspect", "-f", links, "web"]).run().prints("null 1");
+    host.tare(["restart", "-t", "0", "web"]).run().ok();
+    eventually("it finds it again", || ask() == "hello");
+    // And while it does not run.
+    host.tare(["network", "disconnect", "lan", "web"]).run().ok();
+    host.tare(["kill", "web"]).run().ok();
+    eventually("it has ended", || host.status("web") == "exited");
+    host.tare(["network", "connect", "lan", "web"]).run().ok();
+    host.tare(["start", "web"]).run().ok();
+    eventually("it finds it once more", || ask() == "hello");
+}
+
+#[test]
 fn networks_are_listed_and_pruned_by_dockers_filters() {
     let host = Host::new();
     host.busybox();

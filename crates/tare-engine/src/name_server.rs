@@ -10,7 +10,7 @@ use tare_network::host_socket::HostSockets;
 use tare_network::names::{Attachment, Config, Directory, Server, Sockets};
 use tare_sys::Result;
 
-use crate::container::{Record, Roots};
+use crate::container::{Folders, Record, Roots};
 use crate::links;
 
 /// Opens it; a container without a network has none. `led`: see [`Config::led`]; `sockets`: those of the server that this
@@ -48,6 +48,13 @@ pub fn open(
 /// Tells the name server of a running container on which networks it is from now on.
 pub fn tell(roots: &Roots, id: &str, connections: &[Connection]) -> Result<()> {
     Directory::write_changes(&changes(roots, id), &attachments(connections))
+}
+
+/// Whether a container that runs was given a name server at its start.
+pub fn answers(folders: &Folders) -> bool {
+    let line = format!("nameserver {}", tare_network::names::ADDRESS);
+    let text = std::fs::read_to_string(folders.run.join("resolv.conf")).unwrap_or_default();
+    text.lines().any(|found| found == line)
 }
 
 /// For a container that starts, perhaps again: it is on what it starts on.

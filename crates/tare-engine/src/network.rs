@@ -431,8 +431,12 @@ impl Engine {
         let mut record = folders.record()?;
         let what = || format!("connect {container} to the network {}", network.name);
         let here = wanted(&record.request)?;
-        if here.is_empty() {
-            let mode = &record.request.host_config.network_mode;
+        let status = folders.status()?.unwrap_or_else(Status::created);
+        let mode = record.request.host_config.network_mode.as_str();
+        // One that was taken off its last network has kept a stack and a name server of its own. One that began without
+        // a network has no name server until it starts on one.
+        let has_none = mode == "none" && (status.process().is_none() || name_server::answers(&folders));
+        if here.is_empty() && !has_none {
             return Err(Error::new(Kind::Conflict, format!("{}: it has --network {mode}", what()))
                 .hint("only a container that is on a network can be put on another"));
         }
@@ -443,7 +447,6 @@ impl Engine {
             ));
         }
         let wanted = endpoint(settings)?;
-        let status = folders.status()?.unwrap_or_else(Status::created);
         if status.process().is_some() {
             let connections = all.connections(&record.id)?;
             let links = connections.iter().filter_map(|c| c.endpoint.link.strip_prefix("eth")?.parse().ok());
@@ -458,6 +461,9 @@ impl Engine {
                 let _ = all.detach(&connection);
                 return Err(err.context(what()));
             }
+        }
+        if here.is_empty() {
+            record.request.host_config.network_mode = network.name.clone();
         }
         record.request.networking_config.endpoints_config.insert(network.name.clone(), settings.clone());
         folders.write_record(&record)?;

@@ -96,6 +96,11 @@ pub fn settings(roots: &Roots, record: &Record, running: bool, pid: i32) -> Resu
             names.push(short);
             value["DNSNames"] = json!(names);
         }
+        for empty in ["DriverOpts", "Links"] {
+            if value.get(empty).is_none() {
+                value[empty] = Value::Null;
+            }
+        }
         all.insert(name, value);
     }
     let mut ports = serde_json::Map::new();
