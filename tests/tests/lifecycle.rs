@@ -239,6 +239,61 @@ fn a_stop_that_comes_before_the_program_listens_is_not_lost() {
     assert_eq!(host.inspect("young")["State"]["ExitCode"], 5);
 }
 
+/// Blocks SIGTERM, unblocks it, has a handler for it: each when it is told to.
+const SLOW_TO_LISTEN: &str = r#"
+import os, signal, time
+def when(name):
+    while not os.path.exists(name):
+        time.sleep(0.01)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print('blocked', flush=True)
+when('/unblock')
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+print('open', flush=True)
+when('/listen')
+signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
+while True:
+    time.sleep(1)
+"#;
+
+#[test]
+fn a_stop_that_comes_while_its_signal_is_blocked_is_not_lost_either() {
+    let host = Host::new();
+    host.tare(["run", "-d", "--name", "young", "host", "python3", "-c", SLOW_TO_LISTEN]).run().ok();
+    let says = |word: &str| host.tare(["logs", "young"]).run().stdout().ends_with(word);
+    eventually("it has blocked the signal", || says("blocked"));
+    let stop = host.tare(["stop", "-t", "60", "young"]).start();
+    let killed = ["events", "--since", "0", "--until", "0s", "--filter", "event=kill"];
+    eventually("the signal is sent", || !host.tare(killed).run().stdout().is_empty());
+    // What was pending is dropped here.
+    host.tare(["exec", "young", "touch", "/unblock"]).run().ok();
+    eventually("it has unblocked the signal", || says("open"));
+    host.tare(["exec", "young", "touch", "/listen"]).run().ok();
+    stop.wait().ok();
+    assert_eq!(host.inspect("young")["State"]["ExitCode"], 5);
+}
+
+/// Waits for SIGTERM without a handler, as systemd does; its exit code is how often it comes in a second.
+const ASKS_FOR_IT: &str = r#"
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print('on', flush=True)
+signal.sigwait([signal.SIGTERM])
+times = 1
+while signal.sigtimedwait([signal.SIGTERM], 1):
+    times += 1
+raise SystemExit(times)
+"#;
+
+#[test]
+fn who_waits_for_the_stop_signal_gets_it_once() {
+    let host = Host::new();
+    host.tare(["run", "-d", "--name", "box", "host", "python3", "-c", ASKS_FOR_IT]).run().ok();
+    eventually("it is on", || host.tare(["logs", "box"]).run().stdout() == "on");
+    host.tare(["stop", "-t", "60", "box"]).run().ok();
+    assert_eq!(host.inspect("box")["State"]["ExitCode"], 1);
+}
+
 #[test]
 fn a_container_whose_run_folder_was_removed_can_still_be_stopped() {
     let host = Host::new();

@@ -23,6 +23,7 @@ mod health;
 pub mod message;
 mod output;
 mod ports;
+mod repeat;
 pub mod restart;
 mod sender;
 pub mod terminal;
@@ -255,8 +256,8 @@ struct Monitor {
     listener: Option<OwnedFd>,
     clients: Vec<Client>,
     asked: Option<Asked>,
-    /// The stop signal that its PID 1 has dropped, and how long to wait between two looks.
-    dropped: (i32, Duration),
+    /// The stop signal that its PID 1 may have dropped.
+    repeat: repeat::Repeat,
     times: Times,
     /// Whether it is well, where it has a health check.
     health: Option<Word>,
@@ -294,7 +295,7 @@ impl Monitor {
             listener: None,
             clients: Vec::new(),
             asked: None,
-            dropped: (0, Duration::ZERO),
+            repeat: repeat::Repeat::default(),
             times: Times::default(),
             health: None,
             probe: None,
@@ -306,12 +307,11 @@ impl Monitor {
     /// Makes the cgroup and launches the container; on failure nothing of that is left.
     fn begin(
         &mut self,
-        prepared: Prepared,
+        mut prepared: Prepared,
         stdin: Stdin,
         terminal_size: Option<(u16, u16)>,
     ) -> Result<Vec<String>> {
         let base = prepared.base;
-        let mut prepared = prepared;
         self.joined = std::mem::take(&mut prepared.joined);
         let begun = self.make_cgroup_and_launch(prepared, stdin, terminal_size);
         if begun.is_err() {
@@ -556,7 +556,7 @@ impl Monitor {
             self.signal(9, sender::TIMEOUT);
         }
         if due(&mut self.times.repeat) {
-            self.repeat_signal();
+            self.look_at_stop();
         }
         if due(&mut self.times.restart) {
             self.begin_again();

@@ -408,18 +408,6 @@ fn state_and_beginning(pid: i32) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// Whether a signal sent now to the first process of a pid namespace would be lost, because it has no handler for it and
-/// does not block it either (pid_namespaces(7); the masks: proc_pid_status(5)).
-pub fn first_drops(pid: i32, signal: i32) -> bool {
-    let Ok(status) = crate::path::read_short(&format!("/proc/{pid}/status")) else { return false };
-    let has = |key: &str| {
-        let mask = status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
-        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok())
-            .is_none_or(|mask| mask >> (signal - 1) & 1 == 1)
-    };
-    (1..=64).contains(&signal) && signal != 9 && !has("SigCgt:") && !has("SigBlk:")
-}
-
 /// How a process ended that waits to be reaped; `None` where it does not (proc_pid_stat(5), field 52).
 pub fn zombie(pid: i32) -> Option<Ended> {
     let stat = crate::path::read_short(&format!("/proc/{pid}/stat")).ok()?;

@@ -113,6 +113,37 @@ pub fn ignored() -> u64 {
     line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
+/// How a process takes a signal that is sent to it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reception {
+    /// By a handler.
+    Caught,
+    /// Not before it unblocks it or asks for it (sigwait(3), signalfd(2)).
+    Blocked {
+        /// There is one already.
+        pending: bool,
+    },
+    /// By the default action, or not at all. The first process of a pid namespace has no default action: what is sent to it
+    /// is lost (pid_namespaces(7)), and so is what was pending when it is unblocked.
+    Open,
+}
+
+/// How the process with this number takes a signal, 1 to 64 (proc_pid_status(5)); `None` where there is no such process.
+pub fn reception(pid: i32, signal: i32) -> Option<Reception> {
+    let status = crate::path::read_short(&format!("/proc/{pid}/status")).ok()?;
+    let has = |key: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        let at = u32::try_from(signal - 1);
+        at.is_ok_and(|at| mask.and_then(|mask| mask.checked_shr(at)).is_some_and(|mask| mask & 1 == 1))
+    };
+    Some(match (has("SigCgt:"), has("SigBlk:")) {
+        (true, _) => Reception::Caught,
+        (false, true) => Reception::Blocked { pending: has("SigPnd:") || has("ShdPnd:") },
+        (false, false) => Reception::Open,
+    })
+}
+
 /// Gives the signals of a set their default action again, as a new program should find them.
 pub fn reset(set: u64) {
     /// The kernel's own `struct sigaction` (rt_sigaction(2)): libc's call refuses the two signals that it keeps

@@ -8,7 +8,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use tare_cgroup::Cgroup;
 use tare_sys::channel::Channel;
-use tare_sys::{Error, Kind, Result, process};
+use tare_sys::{Error, Kind, Result};
 
 use super::message::{self, Exit, Message, Order};
 use super::{Asked, Monitor};
@@ -18,10 +18,6 @@ use crate::log::Stream;
 
 /// Milliseconds that `stop` waits where neither the caller nor the container says otherwise.
 const STOP_TIMEOUT: u64 = 10_000;
-/// How long to wait until it is looked again whether a PID 1 that dropped a stop signal would take it now: at first, and
-/// at most.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LONGEST_LOOK: Duration = Duration::from_millis(100);
 /// Longest order, bytes.
 const LONGEST: usize = 4096;
 
@@ -296,12 +292,8 @@ impl Monitor {
         let own = self.record.request.config.stop_timeout.map(|seconds| u64::from(seconds) * 1000);
         let timeout = Duration::from_millis(timeout.or(own).unwrap_or(STOP_TIMEOUT));
         let signal = signal.unwrap_or(self.record.stop_signal);
-        let dropped = process::first_drops(self.status.pid, signal);
-        self.signal(signal, &self.sender(at));
-        if dropped {
-            self.dropped = (signal, FIRST_LOOK);
-            self.times.repeat = Some(Instant::now() + FIRST_LOOK);
-        }
+        let sender = self.sender(at);
+        self.send_to_stop(signal, &sender);
         if self.status.state == State::Paused {
             // Frozen it could not obey.
             self.freeze(false)?;
@@ -309,19 +301,6 @@ impl Monitor {
         // One that was killed is not killed again.
         self.times.kill = (signal != 9).then(|| Instant::now() + timeout);
         Ok(false)
-    }
-
-    /// A program that has just been started has no handlers yet, and the kernel drops what is sent to a PID 1 without one:
-    /// asked to stop so early, it would live on until it is killed.
-    pub(super) fn repeat_signal(&mut self) {
-        let (signal, wait) = self.dropped;
-        if process::first_drops(self.status.pid, signal) {
-            let wait = (wait * 2).min(LONGEST_LOOK);
-            self.dropped.1 = wait;
-            self.times.repeat = Some(Instant::now() + wait);
-        } else if let Some(alive) = &self.alive {
-            let _ = process::signal(alive.pidfd.as_fd(), signal);
-        }
     }
 
     fn freeze(&mut self, freeze: bool) -> Result<bool> {
