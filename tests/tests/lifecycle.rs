@@ -259,7 +259,9 @@ while True:
 #[test]
 fn a_stop_that_comes_while_its_signal_is_blocked_is_not_lost_either() {
     let host = Host::new();
-    host.tare(["run", "-d", "--name", "young", "host", "python3", "-c", SLOW_TO_LISTEN]).run().ok();
+    host.tare(["run", "-d", "--name", "young", "--userns=host", "host", "python3", "-c", SLOW_TO_LISTEN])
+        .run()
+        .ok();
     let says = |word: &str| host.tare(["logs", "young"]).run().stdout().ends_with(word);
     eventually("it has blocked the signal", || says("blocked"));
     let stop = host.tare(["stop", "-t", "60", "young"]).start();
@@ -288,7 +290,9 @@ raise SystemExit(times)
 #[test]
 fn who_waits_for_the_stop_signal_gets_it_once() {
     let host = Host::new();
-    host.tare(["run", "-d", "--name", "box", "host", "python3", "-c", ASKS_FOR_IT]).run().ok();
+    host.tare(["run", "-d", "--name", "box", "--userns=host", "host", "python3", "-c", ASKS_FOR_IT])
+        .run()
+        .ok();
     eventually("it is on", || host.tare(["logs", "box"]).run().stdout() == "on");
     host.tare(["stop", "-t", "60", "box"]).run().ok();
     assert_eq!(host.inspect("box")["State"]["ExitCode"], 1);
