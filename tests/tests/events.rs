@@ -35,6 +35,27 @@ fn a_life_is_told_in_dockers_words() {
 }
 
 #[test]
+fn networks_are_told_who_comes_and_who_leaves() {
+    let host = Host::new();
+    host.sh(&["--name", "short", "--network", "bridge"], "true").ok();
+    let life = [
+        "container create short",
+        "network connect bridge",
+        "container start short",
+        "container die short",
+        "network disconnect bridge",
+        "container destroy short",
+    ];
+    assert_eq!(told(&host, &["type=container", "type=network"]), life);
+    // A monitor that was executed again knows as well.
+    host.detached(&["--name", "long", "--network", "bridge"], "sleep 60");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    host.tare(["rm", "-f", "long"]).run().ok();
+    let networks = ["connect", "disconnect", "connect", "disconnect"];
+    assert_eq!(told(&host, &["type=network"]), networks.map(|action| format!("network {action} bridge")));
+}
+
+#[test]
 fn volumes_come_and_go_in_the_events_too() {
     let host = Host::new();
     host.tare(["volume", "create", "data"]).run().ok();

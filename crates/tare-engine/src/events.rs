@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tare_network::network::Network;
 use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
@@ -88,6 +89,13 @@ impl Event {
         if name.is_empty() { event } else { event.with("name", name) }
     }
 
+    /// An event of a network, or of a container's coming to it and leaving it.
+    pub fn network(action: &str, network: &Network, container: Option<&str>) -> Event {
+        let event = Event::new("network", action, &network.id);
+        let event = event.with("name", &network.name).with("type", &network.driver);
+        container.into_iter().fold(event, |event, container| event.with("container", container))
+    }
+
     /// Who asked for it: this command, and whose it is, as far as that is known.
     #[must_use]
     pub fn by(self, verb: &str) -> Event {
@@ -119,10 +127,20 @@ fn older(roots: &Roots) -> PathBuf {
     roots.run.join("events.json.1")
 }
 
-/// Tells an event: open, one write, close.
+/// Tells an event.
 pub fn emit(roots: &Roots, event: &Event) {
-    let Ok(mut line) = serde_json::to_vec(event) else { return };
-    line.push(b'\n');
+    emit_all(roots, std::slice::from_ref(event));
+}
+
+/// Tells several events: open, one write, close.
+pub fn emit_all(roots: &Roots, events: &[Event]) {
+    let mut lines = Vec::new();
+    for event in events {
+        if serde_json::to_writer(&mut lines, event).is_err() {
+            return;
+        }
+        lines.push(b'\n');
+    }
     let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(file(roots));
     let file = match open() {
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
@@ -131,7 +149,7 @@ pub fn emit(roots: &Roots, event: &Event) {
         file => file.ok(),
     };
     if let Some(mut file) = file
-        && file.write(&line).is_ok_and(|length| length < line.len())
+        && file.write(&lines).is_ok_and(|length| length < lines.len())
     {
         // A full disk cut it short: what comes after it shall have a line of its own.
         let _ = file.write(b"\n");

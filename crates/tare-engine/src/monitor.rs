@@ -51,7 +51,7 @@ use crate::engine::Engine;
 use crate::events::Event;
 use crate::health::Word;
 use crate::log::{Stream, Writer};
-use crate::network::Joined;
+use crate::network::{self, Joined};
 use crate::range::Range;
 use crate::start::Prepared;
 use crate::stdio::{self, Stdin};
@@ -426,7 +426,7 @@ impl Monitor {
         let warnings = [warnings, obstacles.take()].concat();
         self.times.settle = Some(Instant::now() + SETTLE);
         self.begin_checking();
-        crate::events::emit(&self.roots, &Event::container(&self.record, "start"));
+        network::tell_start(&self.roots, &self.joined.connections, &self.record);
         Ok(warnings)
     }
 
@@ -635,11 +635,12 @@ impl Monitor {
         self.names = None;
         self.proxy = None;
         self.ports.clear();
-        let _ = self.joined.leave(&self.roots);
+        let mut left = self.joined.leave(&self.roots);
         if self.small {
-            crate::network::leave(&self.roots, &self.record.id);
+            left = network::leave(&self.roots, &self.record.id);
         }
         let exit = self.learn(ended, events);
+        network::tell_end(&self.roots, &left, &self.record.id);
         self.end_checking();
         self.times = Times { listen: self.times.listen, ..Times::default() };
         let again = restart::after(
@@ -715,12 +716,11 @@ impl Monitor {
             oom_killed: events.as_ref().is_some_and(|events| events.oom_kills > 0),
             memory_limit: self.record.request.host_config.memory.max(0) as u64,
         };
-        let lived = self.lived();
         if exit.oom_killed {
             crate::events::emit(&self.roots, &Event::container(&self.record, "oom"));
         }
         let event = Event::container(&self.record, "die").with("exitCode", code);
-        crate::events::emit(&self.roots, &event.with("execDuration", lived.as_secs()));
+        crate::events::emit(&self.roots, &event.with("execDuration", self.lived().as_secs()));
         self.status.state = State::Exited;
         self.status.pid = 0;
         self.status.finished = Moment::now().to_string();

@@ -216,11 +216,12 @@ impl Joined {
         }
     }
 
-    /// Gives all back. Failures are for the next sweep.
-    pub fn leave(&mut self, roots: &Roots) -> Result<()> {
+    /// Gives all back, and answers what. Failures are for the next sweep.
+    pub fn leave(&mut self, roots: &Roots) -> Vec<Connection> {
         self.reserved.clear();
         let connections = std::mem::take(&mut self.connections);
-        networks(roots).detach(&connections)
+        let _ = networks(roots).detach(&connections);
+        connections
     }
 }
 
@@ -269,11 +270,29 @@ pub fn reopen_names(roots: &Roots, record: &Record, pid: i32, sockets: Option<So
 }
 
 /// Takes a container off its networks, as its record there tells them.
-pub fn leave(roots: &Roots, id: &str) {
-    if roots.run.join("networks").exists() {
-        // Failures are for the next sweep.
-        let networks = networks(roots);
-        let _ = networks.connections(id).and_then(|connections| networks.detach(&connections));
+pub fn leave(roots: &Roots, id: &str) -> Vec<Connection> {
+    if !roots.run.join("networks").exists() {
+        return Vec::new();
+    }
+    // Failures are for the next sweep.
+    let networks = networks(roots);
+    let connections = networks.connections(id).unwrap_or_default();
+    let _ = networks.detach(&connections);
+    connections
+}
+
+/// Tells that a container is on its networks, and started.
+pub fn tell_start(roots: &Roots, connections: &[Connection], record: &Record) {
+    let connect = connections.iter().map(|c| Event::network("connect", &c.network, Some(&record.id)));
+    let told = connect.chain([Event::container(record, "start")]);
+    events::emit_all(roots, &told.collect::<Vec<_>>());
+}
+
+/// Tells that one that has ended is on these networks no longer.
+pub fn tell_end(roots: &Roots, left: &[Connection], id: &str) {
+    if !left.is_empty() {
+        let disconnect = left.iter().map(|c| Event::network("disconnect", &c.network, Some(id)));
+        events::emit_all(roots, &disconnect.collect::<Vec<_>>());
     }
 }
 
@@ -317,13 +336,7 @@ impl Engine {
     }
 
     fn tell(&self, action: &str, network: &Network, container: Option<&str>) {
-        let mut event = Event::new("network", action, &network.id)
-            .with("name", &network.name)
-            .with("type", &network.driver);
-        if let Some(container) = container {
-            event = event.with("container", container);
-        }
-        events::emit(&self.roots, &event);
+        events::emit(&self.roots, &Event::network(action, network, container));
     }
 
     /// All networks, by name, with the modes that are no networks.
