@@ -69,9 +69,13 @@ fn a_kill_for_want_of_memory(client: &Client) {
     // Podman has the same field; its conmon of Debian 12 never sets it on cgroup version 1, with runc neither.
     let flags = ["--memory", "24m", "--memory-swap", "24m"];
     let hog = ["dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"];
-    let boxed = client.background(&flags, &hog);
-    assert_eq!(boxed.wait(), 137);
-    assert_eq!(boxed.fact("/State/OOMKilled"), true);
+    // Docker hears of the kill and of the end by two ways, and of a kill that it hears of after the end it says nothing.
+    let is_told = || {
+        let boxed = client.background(&flags, &hog);
+        assert_eq!(boxed.wait(), 137);
+        boxed.fact("/State/OOMKilled") == true
+    };
+    assert!((0..5).any(|_| is_told()));
 }
 
 fn a_runtime_is_chosen(client: &Client) {
