@@ -137,10 +137,17 @@ pub fn reception(pid: i32, signal: i32) -> Option<Reception> {
         let at = u32::try_from(signal - 1);
         at.is_ok_and(|at| mask.and_then(|mask| mask.checked_shr(at)).is_some_and(|mask| mask & 1 == 1))
     };
-    Some(match (has("SigCgt:"), has("SigBlk:")) {
-        (true, _) => Reception::Caught,
-        (false, true) => Reception::Blocked { pending: has("SigPnd:") || has("ShdPnd:") },
-        (false, false) => Reception::Open,
+    // While it waits in sigwait(3), what it waits for is not shown as blocked.
+    let waits = || {
+        let place = crate::path::read_short(&format!("/proc/{pid}/wchan"));
+        place.is_ok_and(|place| place.contains("sigtimedwait"))
+    };
+    Some(match has("SigCgt:") {
+        true => Reception::Caught,
+        false if has("SigBlk:") || waits() => {
+            Reception::Blocked { pending: has("SigPnd:") || has("ShdPnd:") }
+        }
+        false => Reception::Open,
     })
 }
 
