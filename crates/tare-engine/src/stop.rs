@@ -100,7 +100,13 @@ impl Engine {
                 sweep::sweep(&self.roots)?;
                 continue;
             }
-            return Ok(Exit::written(folders.status()?.as_ref()));
+            let status = folders.status()?;
+            if status.as_ref().is_some_and(|status| status.process().is_some()) {
+                // Its monitor was killed just now.
+                sweep::sweep(&self.roots)?;
+                continue;
+            }
+            return Ok(Exit::written(status.as_ref()));
         }
     }
 

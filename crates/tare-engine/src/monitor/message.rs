@@ -75,9 +75,10 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// As it is written down; of a container that is gone nobody can tell.
+    /// As it is written down; of a container that is gone nobody can tell, nor of one that is said to run still, since who
+    /// was to see its end was killed.
     pub fn written(status: Option<&Status>) -> Exit {
-        let code = status.and_then(|status| status.exit_code);
+        let code = status.filter(|status| !status.runs()).and_then(|status| status.exit_code);
         Exit {
             code: code.unwrap_or(255),
             unknown: code.is_none(),
@@ -147,5 +148,18 @@ impl Order {
     pub fn send(&self, channel: &Channel) -> Result<()> {
         // An enum of numbers: this cannot fail.
         channel.send(&serde_json::to_vec(self).unwrap_or_default(), &[])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::State;
+
+    #[test]
+    fn nobody_knows_how_one_ended_that_is_gone_or_said_to_run() {
+        let status = |state| Status { state, exit_code: Some(0), ..Status::created() };
+        let known = |status: Option<&Status>| !Exit::written(status).unknown;
+        assert!(!known(None) && !known(Some(&status(State::Running))) && known(Some(&status(State::Exited))));
     }
 }
