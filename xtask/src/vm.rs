@@ -29,7 +29,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::workspace::{Workspace, is_root, option};
 
 pub use kernel::Kernel;
-pub use machine::is_passed;
+pub use machine::{BROKEN_BY_EMULATION, is_passed};
 
 /// The hidden chore that holds the machine.
 pub const INSIDE: &str = "vm-inside";
