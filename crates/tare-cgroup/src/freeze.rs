@@ -9,7 +9,7 @@ use tare_sys::{Context, Error, Kind, Result};
 use crate::cgroup::Cgroup;
 use crate::control;
 use crate::hierarchy::Version;
-use crate::members::{PATIENCE, Patience};
+use crate::members::{PATIENCE_WITH_PROCESSES, Patience};
 
 impl Cgroup {
     /// Stops every process in the cgroup and below it; returns when all have stopped.
@@ -17,7 +17,7 @@ impl Cgroup {
     /// v1: makes the directory in the `freezer` tree now and moves the processes into it.
     ///
     /// Errors: [`Kind::Unsupported`] without the freezer controller (v1), [`Kind::NotFound`] where there is no
-    /// such cgroup, [`Kind::Conflict`] if some process does not stop within 2 s; then all are thawed again.
+    /// such cgroup, [`Kind::Conflict`] if some process does not stop within 10 s; then all are thawed again.
     /// Source: admin-guide/cgroup-v1/freezer-subsystem.rst, cgroup-v2.rst "cgroup.freeze".
     pub fn freeze(&self) -> Result<()> {
         let relative = self.relative()?;
@@ -99,7 +99,7 @@ impl Cgroup {
         self.make_in("freezer")?;
         self.move_in("freezer")?;
         let path = format!("{}/freezer.state", self.on.dir("freezer", relative));
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(PATIENCE_WITH_PROCESSES);
         loop {
             // Written again each time: that wakes those which could not stop at once.
             control::write(self.on.root(), &path, "FROZEN")
@@ -122,7 +122,7 @@ impl Cgroup {
             rustix::fs::openat(root, events.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                 .doing(|| format!("open({:?})", self.on.shown(&events)))?;
         control::write(root, &freeze, "1").doing(|| format!("write({:?}, \"1\")", self.on.shown(&freeze)))?;
-        let until = std::time::Instant::now() + PATIENCE;
+        let until = std::time::Instant::now() + PATIENCE_WITH_PROCESSES;
         loop {
             // Reading through the watched file arms it; what changes after that wakes the poll.
             let mut text = [0u8; 256];

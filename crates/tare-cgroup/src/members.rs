@@ -14,8 +14,11 @@ use crate::control;
 use crate::hierarchy::Version;
 use crate::tree::walk;
 
-/// How long anything here waits for the kernel or for dying processes.
+/// How long to wait for what the kernel does soon, as for the last of the dead to be no longer counted.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for processes to stop or to die: one may be held by the kernel while it reads from a busy disk, or
+/// while it gives back the memory of a large database.
+pub(crate) const PATIENCE_WITH_PROCESSES: Duration = Duration::from_secs(10);
 /// pidfds held at a time: well below the usual limit of 1024 open files.
 const BATCH: usize = 256;
 
@@ -26,8 +29,8 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    pub(crate) fn new() -> Patience {
-        Patience { until: Instant::now() + PATIENCE, step: Duration::from_millis(1) }
+    pub(crate) fn new(limit: Duration) -> Patience {
+        Patience { until: Instant::now() + limit, step: Duration::from_millis(1) }
     }
 
     /// Sleeps a little; `false` once the time is up.
@@ -83,7 +86,7 @@ impl Cgroup {
         let path = format!("{dir}/cgroup.procs");
         let file = control::open_write(self.on.root(), &path)
             .doing(|| format!("open({:?}, O_WRONLY)", self.on.shown(&path)))?;
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(PATIENCE);
         loop {
             let inside = self.members(std::slice::from_ref(&dir))?;
             let all = self.members(&self.dirs()?)?;
@@ -119,10 +122,10 @@ impl Cgroup {
     /// exist is no error.
     ///
     /// v2: one write, in which the kernel leaves no fork behind (Linux 5.14); the processes die soon after.
-    /// Otherwise: signals until the cgroup is empty, at most 2 s. A signal goes only to a process that is seen
+    /// Otherwise: signals until the cgroup is empty, at most 10 s. A signal goes only to a process that is seen
     /// in the cgroup after a handle on it was taken, never to a stranger with a reused number.
     ///
-    /// Errors: [`Kind::Kernel`] if processes are left after 2 s.
+    /// Errors: [`Kind::Kernel`] if processes are left after 10 s.
     pub fn kill(&self) -> Result<()> {
         let relative = self.relative()?;
         if self.on.version() == Version::V2 {
@@ -136,7 +139,7 @@ impl Cgroup {
                 }
             }
         }
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(PATIENCE_WITH_PROCESSES);
         loop {
             let left = self.processes()?;
             if left.is_empty() {

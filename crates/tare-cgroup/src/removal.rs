@@ -11,7 +11,7 @@ use tare_sys::{Error, Kind, Result};
 use crate::cgroup::{Cgroup, Keeper};
 use crate::control;
 use crate::hierarchy::{Hierarchies, Version};
-use crate::members::{Patience, numbers};
+use crate::members::{PATIENCE, Patience, numbers};
 use crate::systemd::Systemd;
 use crate::tree::{folders, walk};
 
@@ -35,7 +35,7 @@ impl Cgroup {
         let relative = self.relative()?;
         // All trees, not only those this handle knows: another command may have frozen or updated it.
         let mut left = self.on.dirs(relative);
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(PATIENCE);
         loop {
             let mut failed = None;
             let mut busy = Vec::new();
@@ -101,7 +101,7 @@ impl Cgroup {
 
     /// Stopping a unit kills what is in it, and removing is not for that.
     fn wait_until_empty(&self) -> Result<()> {
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(PATIENCE);
         loop {
             let left = self.processes()?;
             if left.is_empty() {
