@@ -161,6 +161,16 @@ impl Host {
         i32::try_from(pid).expect("process numbers are small")
     }
 
+    /// The monitor of a container that started it, or was executed again: its first process's parent.
+    #[track_caller]
+    pub fn monitor(&self, name: &str) -> Process {
+        let status = Process::by_id(self.pid(name)).expect("it runs").file("status");
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
+        let parent = Process::by_id(parent.trim().parse().expect("a number")).expect("the parent runs");
+        assert!(self.is_ours(&parent), "{} only reaps what a killed one has left", parent.command());
+        parent
+    }
+
     /// Ids of all containers, running or not.
     #[track_caller]
     pub fn containers(&self) -> Vec<String> {
@@ -170,9 +180,12 @@ impl Host {
 
     /// The processes of the binary that work on this host's roots: commands, monitors, probes.
     pub fn processes(&self) -> Vec<Process> {
+        Process::all().into_iter().filter(|process| self.is_ours(process)).filter(Process::is_alive).collect()
+    }
+
+    fn is_ours(&self, process: &Process) -> bool {
         let mark = format!("TARE_ROOT={}", self.root().display());
-        let ours = |process: &Process| process.file("environ").split('\0').any(|word| word == mark);
-        Process::all().into_iter().filter(ours).filter(Process::is_alive).collect()
+        process.file("environ").split('\0').any(|word| word == mark)
     }
 
     /// Does something, and fails if files that it made stay under the state roots.

@@ -46,6 +46,15 @@ impl Process {
         stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     }
 
+    /// The processor time that it has used.
+    pub fn busy(&self) -> Duration {
+        let stat = self.file("stat");
+        let words = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+        // The 14th and 15th, in hundredths of a second (proc_pid_stat(5)).
+        let ticks: u64 = words.skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Its command line, for messages.
     pub fn command(&self) -> String {
         let line = self.file("cmdline").replace('\0', " ");

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use tare_tests::fault::{KILLED, before, some, steps, traced};
 use tare_tests::machine::{Remote, get, get_from, own_network, run};
-use tare_tests::{Host, eventually, process};
+use tare_tests::{Host, Tare, eventually, process};
 
 /// A web server that says "hello", and in its log who asked.
 const SERVER: &str = "mkdir -p /w; echo hello > /w/index.html; exec httpd -f -vv -p 80 -h /w";

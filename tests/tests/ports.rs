@@ -1,7 +1,9 @@
 //! Published ports: other ones while the container runs, and what the host's firewall says to them, whenever it says it.
 #![forbid(unsafe_code)]
 
-use std::net::UdpSocket;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpStream, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
 use tare_tests::engine::{self, Docker};
@@ -120,6 +122,40 @@ fn datagrams_reach_a_container_without_ipv6_by_ipv6() {
     assert!(ports.contains("9899/sctp -> 0.0.0.0:9899") && !ports.contains("[::]:9899"), "{ports}");
     let words = ["run", "--rm", "-p", "[::1]:9899:9899/sctp", "busybox", "true"];
     host.tare(words).run().fails(125).complains_of(&["sctp", "no IPv6", "--ipv6"]);
+}
+
+#[test]
+fn a_monitor_that_can_open_no_more_files_turns_clients_away_and_rests() {
+    let host = Host::new();
+    own_network();
+    serving(&host);
+    is_small(&host);
+    // It has opened all that it needs.
+    assert_eq!(get("::1", 8080), "first");
+    let (monitor, pid) = (host.monitor("web"), host.pid("web"));
+    // Room for a few. What the caller of the engine had open may have high numbers.
+    let mut free = (0..).filter(|fd| !Path::new(&format!("/proc/{}/fd/{fd}", monitor.id)).exists());
+    let most: u32 = free.nth(6).unwrap();
+    run(&["prlimit", "--pid", &monitor.id.to_string(), &format!("--nofile={most}:")]);
+    let by_proxy = || TcpStream::connect(("::1", 8080)).unwrap();
+    let names = || in_network_of(pid, || TcpStream::connect(("127.0.0.11", 53)).unwrap());
+    for (who, connect) in [("the proxy", &by_proxy as &dyn Fn() -> TcpStream), ("the name server", &names)] {
+        let clients: Vec<TcpStream> = (0..14).map(|_| connect()).collect();
+        clients.iter().for_each(|client| client.set_nonblocking(true).unwrap());
+        eventually(&format!("{who} turns away whom it has no room for"), || {
+            let over = |mut client: &TcpStream| match client.read(&mut [0]) {
+                Ok(length) => length == 0,
+                Err(err) => err.kind() != ErrorKind::WouldBlock,
+            };
+            clients.iter().any(over)
+        });
+        let busy = monitor.busy();
+        std::thread::sleep(Duration::from_secs(1));
+        let busy = monitor.busy() - busy;
+        assert!(busy < Duration::from_millis(200), "{who}: {busy:?} of a second");
+        drop(clients);
+        eventually("there is room again", || get("::1", 8080) == "first");
+    }
 }
 
 /// Lets in what the machine itself and answers need.

@@ -20,6 +20,7 @@
 pub mod adopt;
 mod client;
 mod health;
+mod listener;
 pub mod message;
 mod output;
 mod ports;
@@ -58,6 +59,7 @@ use crate::stdio::{self, Stdin};
 use crate::{name_server, removal};
 use client::Client;
 use health::Probe;
+use listener::Listener;
 use message::{Exit, Message};
 use output::{Glass, Unfinished};
 
@@ -253,7 +255,7 @@ struct Monitor {
     /// Tells of changes of the host's firewall, where it has ports.
     firewall: Option<Netlink>,
     log: Writer,
-    listener: Option<OwnedFd>,
+    listener: Option<Listener>,
     clients: Vec<Client>,
     asked: Option<Asked>,
     /// The stop signal that its PID 1 may have dropped.
@@ -446,9 +448,7 @@ impl Monitor {
 
     /// Opens the control socket. Without one the container runs, and cannot be talked to.
     fn listen(&mut self) {
-        let path = self.folders.control();
-        let _ = std::fs::remove_file(&path);
-        self.listener = Channel::listen(&path).ok();
+        self.listener = Listener::open(&self.folders.control());
     }
 
     /// Works until the container has ended for good and all who wait were told.
@@ -598,8 +598,7 @@ impl Monitor {
     }
 
     fn admit(&mut self) {
-        let Some(listener) = &self.listener else { return };
-        if let Ok(channel) = Channel::accept(listener.as_fd()) {
+        if let Some(channel) = self.listener.as_mut().and_then(Listener::accept) {
             self.clients.push(Client::new(channel));
         }
     }

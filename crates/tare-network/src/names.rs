@@ -34,6 +34,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use tare_sys::process::{self, namespace};
+use tare_sys::socket::Spare;
 use tare_sys::{Context, Result};
 
 use crate::host_socket::HostSockets;
@@ -120,6 +121,7 @@ impl Sockets {
 #[derive(Debug)]
 pub struct Server {
     epoll: OwnedFd,
+    spare: Spare,
     sockets: Sockets,
     timer: OwnedFd,
     /// When the timer goes off.
@@ -173,6 +175,7 @@ impl Server {
             epoll::add(&epoll, fd, EventData::new_u64(token), EventFlags::IN).doing(|| "epoll_ctl()")?;
         }
         Ok(Server {
+            spare: Spare::of(epoll.as_fd()),
             epoll,
             sockets,
             timer,
@@ -416,7 +419,10 @@ impl Server {
     fn accept(&mut self) {
         for _ in 0..BATCH {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let Ok(socket) = rustix::net::accept_with(&self.sockets.tcp, flags) else { return };
+            let socket = match rustix::net::accept_with(&self.sockets.tcp, flags) {
+                Ok(socket) => socket,
+                Err(err) => return self.spare.turn_away(self.sockets.tcp.as_fd(), Some(err)),
+            };
             if self.streams.len() >= MOST_STREAMS
                 && let Some(oldest) =
                     (0..self.streams.len()).min_by_key(|index| self.streams[*index].1.deadline)

@@ -19,6 +19,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+use tare_sys::socket::Spare;
 use tare_sys::{Context, Result};
 
 use crate::client_address;
@@ -44,6 +45,7 @@ pub struct Proxy {
     listeners: Vec<Listener>,
     pairs: Vec<Option<Pair>>,
     clients: Clients,
+    spare: Spare,
     /// For a datagram; empty as long as none has come.
     buffer: Vec<u8>,
     /// It serves all ports, not only those that the firewall cannot.
@@ -98,6 +100,7 @@ impl Proxy {
         }
         let epoll = epoll::create(CreateFlags::CLOEXEC).doing(|| "epoll_create1()")?;
         let mut proxy = Proxy {
+            spare: Spare::of(epoll.as_fd()),
             epoll,
             listeners: Vec::new(),
             pairs: Vec::new(),
@@ -162,7 +165,10 @@ impl Proxy {
             return;
         }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok((client, from)) = rustix::net::acceptfrom_with(socket, flags) else { return };
+        let (client, from) = match rustix::net::acceptfrom_with(socket, flags) {
+            Ok(client) => client,
+            Err(err) => return self.spare.turn_away(socket.as_fd(), Some(err)),
+        };
         let from = from.and_then(|from| SocketAddr::try_from(from).ok()).filter(|_| self.keeps);
         let slot = match self.pairs.iter().position(Option::is_none) {
             Some(slot) => slot,

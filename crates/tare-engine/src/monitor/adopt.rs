@@ -19,6 +19,7 @@ use tare_sys::process::{self, Ended};
 use tare_sys::spawn::{self, Program};
 use tare_sys::{Context, Error, Kind, Result};
 
+use super::listener::Listener;
 use super::{Alive, Monitor, terminal};
 use crate::container::{Lock, Roots, State};
 use crate::log::Stream;
@@ -127,7 +128,7 @@ impl Monitor {
         names: Option<Sockets>,
     ) -> Result<()> {
         match control {
-            Some(control) => self.listener = Some(control),
+            Some(control) => self.listener = Some(Listener::of(control)),
             None => {
                 self.listen();
                 self.times.take = Some(Instant::now() + GRACE);
