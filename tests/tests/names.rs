@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use tare_tests::process::Process;
 use tare_tests::resolver::{Resolver, answer, with_code};
 use tare_tests::{Host, Outcome, Tare, eventually};
 
@@ -175,7 +174,8 @@ fn a_container_that_joins_another_or_leaves_it_is_known_at_once() {
     network(&host, "lan", &[]);
     network(&host, "second", &[]);
     host.detached(&["--network", "lan", "--name", "client"], "sleep 600");
-    let knows = |name: &str| inside(&host, "client", &format!("{DIG} +short {name} | grep -q .")).code() == 0;
+    let knows =
+        |name: &str| inside(&host, "client", &format!("{DIG} +short {name} | grep -q '^[0-9]'")).code() == 0;
     assert!(!knows("late"));
     host.detached(&["--network", "lan", "--name", "late"], "sleep 600");
     assert!(knows("late"));
@@ -206,7 +206,7 @@ fn a_container_that_was_connected_while_it_waited_for_its_restart_knows_names_af
     });
     host.tare(["network", "connect", "second", "client"]).run().ok();
     host.file("shared/go", "");
-    let knows = || inside(&host, "client", &format!("{DIG} +short other | grep -q .")).code() == 0;
+    let knows = || inside(&host, "client", &format!("{DIG} +short other | grep -q '^[0-9]'")).code() == 0;
     eventually("it runs", || host.status("client") == "running" && knows());
 }
 
@@ -392,7 +392,7 @@ print('done', flush=True)
     inside(&host, "client", &format!("python3 {}", script.display())).prints("done");
     // It still answers, is no larger than it may be, and the container's end is still seen at once.
     inside(&host, "client", &format!("{DIG} +short client | wc -l")).prints("1");
-    let monitor = monitor(&host, "client");
+    let monitor = host.monitor("client");
     let anonymous = monitor.file("status");
     let anonymous = anonymous.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line");
     let kilobytes: u64 = anonymous.trim().trim_end_matches(" kB").parse().expect("a number");
@@ -422,17 +422,34 @@ print('none lost', flush=True)
     // A second after the start, a monitor executes itself again: no question is lost.
     let script = host.file("ask.py", ASK);
     inside(&host, "web", &format!("python3 {}", script.display())).prints("none lost");
-    monitor(&host, "web").kill();
+    host.monitor("web").kill();
     eventually("another monitor answers", || {
         host.tare(["ps"]).run().ok();
-        inside(&host, "web", &format!("{DIG} +short web | grep -q .")).code() == 0
+        inside(&host, "web", &format!("{DIG} +short web | grep -q '^[0-9]'")).code() == 0
     });
 }
 
-/// The monitor of a container: its first process's parent.
-#[track_caller]
-fn monitor(host: &Host, name: &str) -> Process {
-    let status = Process::by_id(host.pid(name)).expect("it runs").file("status");
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
-    Process::by_id(parent.trim().parse().expect("a number")).expect("the parent runs")
+#[test]
+fn a_container_on_no_network_keeps_its_name_server_when_its_monitor_is_replaced() {
+    let host = Host::new();
+    network(&host, "lan", &[]);
+    host.detached(&["--network", "lan", "--name", "web"], "sleep 600");
+    host.detached(&["--network", "lan", "--name", "client"], "sleep 600");
+    let change = |verb: &str| host.tare(["network", verb, "lan", "client"]).run().ok();
+    let knows = || inside(&host, "client", &format!("{DIG} +short web | grep -q '^[0-9]'")).code() == 0;
+    change("disconnect");
+    eventually("its monitor executes itself again", || {
+        host.monitor("client").file("cmdline").starts_with("tare-monitor\0")
+    });
+    change("connect");
+    eventually("it knows the other again", knows);
+    change("disconnect");
+    let killed = host.monitor("client");
+    killed.kill();
+    eventually("there is another monitor", || {
+        host.tare(["ps"]).run().ok();
+        !killed.is_alive() && host.tare(["top", "client"]).run().code() == 0
+    });
+    change("connect");
+    eventually("it knows the other again", knows);
 }

@@ -366,7 +366,7 @@ impl Monitor {
             obstacles.set(self.joined.attach(&self.roots, &self.record, netns)?);
             let led = self.joined.warm == Some(true);
             let connections = &self.joined.connections;
-            names.set(name_server::open(&self.roots, &self.record, connections, netns, led, None)?);
+            names.set(Some(name_server::open(&self.roots, &self.record, connections, netns, led, None)?));
             Ok(())
         };
         let root = self.folders.run.join("rootfs");

@@ -13,7 +13,7 @@ use tare_sys::Result;
 use crate::container::{Folders, Record, Roots};
 use crate::links;
 
-/// Opens it; a container without a network has none. `led`: see [`Config::led`]; `sockets`: those of the server that this
+/// Opens it. `led`: see [`Config::led`]; `sockets`: those of the server that this
 /// one goes on for.
 pub fn open(
     roots: &Roots,
@@ -22,10 +22,7 @@ pub fn open(
     netns: BorrowedFd<'_>,
     led: bool,
     sockets: Option<Sockets>,
-) -> Result<Option<Server>> {
-    if connections.is_empty() {
-        return Ok(None);
-    }
+) -> Result<Server> {
     let folders = tare_network::Folders::new(&roots.state, &roots.run);
     let named: Vec<IpAddr> =
         record.request.host_config.dns.iter().filter_map(|address| address.parse().ok()).collect();
@@ -42,7 +39,6 @@ pub fn open(
         Some(sockets) => Server::go_on(config, sockets),
         None => Server::open(config),
     }
-    .map(Some)
 }
 
 /// Tells the name server of a running container on which networks it is from now on.

@@ -266,7 +266,16 @@ pub fn reopen_names(roots: &Roots, record: &Record, pid: i32, sockets: Option<So
     }
     let netns = std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
     let connections = networks(roots).connections(&record.id).ok()?;
-    name_server::open(roots, record, &connections, netns.as_fd(), false, sockets).ok().flatten()
+    if connections.is_empty() && !has_kept(record, &roots.folders(&record.id)) {
+        return None;
+    }
+    name_server::open(roots, record, &connections, netns.as_fd(), false, sockets).ok()
+}
+
+/// Whether a container that runs and is on no network was taken off its last one: then it has kept a stack and a name
+/// server of its own, and can be put on another. One that began without a network has no name server.
+fn has_kept(record: &Record, folders: &ContainerFolders) -> bool {
+    record.request.host_config.network_mode == "none" && name_server::answers(folders)
 }
 
 /// Takes a container off its networks, as its record there tells them.
@@ -446,10 +455,8 @@ impl Engine {
         let here = wanted(&record.request)?;
         let status = folders.status()?.unwrap_or_else(Status::created);
         let mode = record.request.host_config.network_mode.as_str();
-        // One that was taken off its last network has kept a stack and a name server of its own. One that began without
-        // a network has no name server until it starts on one.
-        let has_none = mode == "none" && (status.process().is_none() || name_server::answers(&folders));
-        if here.is_empty() && !has_none {
+        let can_be = (mode == "none" && status.process().is_none()) || has_kept(&record, &folders);
+        if here.is_empty() && !can_be {
             return Err(Error::new(Kind::Conflict, format!("{}: it has --network {mode}", what()))
                 .hint("only a container that is on a network can be put on another"));
         }
