@@ -365,6 +365,34 @@ fn connected_or_disconnected_while_it_starts_a_container_is_on_the_networks_that
 }
 
 #[test]
+fn connected_while_it_begins_again_a_container_is_on_the_networks_that_inspect_tells() {
+    let host = Host::new();
+    for network in ["first", "second"] {
+        host.tare(["network", "create", network]).run().ok();
+    }
+    host.detached(&["--name", "web", "--network", "first", "--restart", "always"], "sleep 600");
+    for verb in ["connect", "disconnect"] {
+        // Its monitor takes long from reading what it is to be on until it runs.
+        let monitor = host.monitor("web");
+        let mut strace = std::process::Command::new("strace");
+        let slow = "inject=clone3:delay_enter=1500000";
+        strace.args(["-qq", "-o", "/dev/null", "-e", slow, "-p", &monitor.id.to_string()]);
+        let strace = Tare::of(strace).start();
+        eventually("it is slow", || !monitor.file("status").contains("TracerPid:\t0\n"));
+        process::signal(host.pid("web"), rustix::process::Signal::KILL);
+        eventually("it has ended", || host.status("web") == "restarting");
+        std::thread::sleep(Duration::from_millis(400));
+        host.tare(["network", verb, "second", "web"]).run().ok();
+        eventually("it runs again", || host.status("web") == "running");
+        strace.signal(rustix::process::Signal::INT);
+        strace.wait();
+        let networks = host.inspect("web")["NetworkSettings"]["Networks"].as_object().unwrap().len();
+        let links = host.tare(["exec", "web", "ip", "-o", "link"]).run().ok();
+        assert_eq!(links.lines().filter(|line| line.contains(": eth")).count(), networks, "{links}");
+    }
+}
+
+#[test]
 fn connected_twice_at_once_a_container_is_on_the_network_once() {
     let host = Host::new();
     host.detached(&["--name", "web", "--network", "bridge"], "sleep 600");

@@ -48,7 +48,6 @@ use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::container::{Folders, Lock, Record, Roots, State, Status};
-use crate::engine::Engine;
 use crate::events::Event;
 use crate::health::Word;
 use crate::log::{Stream, Writer};
@@ -261,6 +260,8 @@ struct Monitor {
     /// The stop signal that its PID 1 may have dropped.
     repeat: repeat::Repeat,
     times: Times,
+    /// Until when it waits for [others](Monitor::alone).
+    others: Option<Instant>,
     /// Whether it is well, where it has a health check.
     health: Option<Word>,
     /// The check that is under way.
@@ -299,6 +300,7 @@ impl Monitor {
             asked: None,
             repeat: repeat::Repeat::default(),
             times: Times::default(),
+            others: None,
             health: None,
             probe: None,
             small: false,
@@ -736,39 +738,6 @@ impl Monitor {
     fn lived(&self) -> Duration {
         let began = Moment::parse(&self.status.started).map_or(0, |moment| moment.0);
         Duration::from_nanos(u64::try_from(Moment::now().0.saturating_sub(began)).unwrap_or(0))
-    }
-
-    /// Starts it again: `restart`, or a restart policy.
-    fn begin_again(&mut self) {
-        self.times.restart = None;
-        let engine = Engine::new(self.roots.clone());
-        let prepared = self.folders.record().and_then(|record| {
-            self.record = record;
-            let (plan, shared, hierarchies) = engine.decide(&self.record, &self.folders)?;
-            engine.prepare(&self.record, &self.folders, plan, shared, hierarchies)
-        });
-        let stdin = Stdin::of(&self.record, None);
-        let begun = prepared.and_then(|prepared| self.begin(prepared, stdin, None));
-        let asked = self.asked.take();
-        match begun {
-            Ok(_) => {
-                self.small = false;
-                self.times.listen = Some(Instant::now() + LISTEN);
-                for client in &mut self.clients {
-                    client.done(&Ok(()));
-                }
-                if asked.is_some() {
-                    crate::events::emit(&self.roots, &Event::container(&self.record, "restart"));
-                }
-            }
-            Err(err) => {
-                for client in &mut self.clients {
-                    client.done(&Err(err.clone()));
-                }
-                crate::start::failed(&self.folders, &err);
-                self.leave(false);
-            }
-        }
     }
 
     /// Executes itself again, unless somebody is attached, whose channel would be lost.

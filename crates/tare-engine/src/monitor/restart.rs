@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use tare_sys::time::Moment;
 
-use super::Asked;
-use crate::container::{State, Status};
+use super::{Asked, LISTEN, Monitor};
+use crate::container::{Lock, State, Status};
+use crate::engine::Engine;
+use crate::events::Event;
 use crate::request::RestartPolicy;
+use crate::stdio::Stdin;
 
 /// The first wait; each one after a short life is twice the one before.
 const FIRST: u32 = 100;
@@ -14,6 +17,66 @@ const FIRST: u32 = 100;
 const LONGEST: u32 = 60_000;
 /// After a life of so many seconds the waits begin anew.
 const LONG_LIFE: i64 = 10;
+
+/// How long a restart waits for somebody who is changing what the container is to be, and how often it looks.
+const OTHERS: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(2);
+
+impl Monitor {
+    /// Starts it again: `restart`, or a restart policy.
+    pub(super) fn begin_again(&mut self) {
+        self.times.restart = None;
+        // Who changes its networks or ports at this moment sees it run, or is seen here.
+        let Some(alone) = self.alone() else { return };
+        let engine = Engine::new(self.roots.clone());
+        let prepared = self.folders.record().and_then(|record| {
+            self.record = record;
+            let (plan, shared, hierarchies) = engine.decide(&self.record, &self.folders)?;
+            engine.prepare(&self.record, &self.folders, plan, shared, hierarchies)
+        });
+        let stdin = Stdin::of(&self.record, None);
+        let begun = prepared.and_then(|prepared| self.begin(prepared, stdin, None));
+        // Also for a child that has it open.
+        alone.iter().for_each(Lock::release);
+        let asked = self.asked.take();
+        match begun {
+            Ok(_) => {
+                self.small = false;
+                self.times.listen = Some(Instant::now() + LISTEN);
+                for client in &mut self.clients {
+                    client.done(&Ok(()));
+                }
+                if asked.is_some() {
+                    crate::events::emit(&self.roots, &Event::container(&self.record, "restart"));
+                }
+            }
+            Err(err) => {
+                for client in &mut self.clients {
+                    client.done(&Err(err.clone()));
+                }
+                crate::start::failed(&self.folders, &err);
+                self.leave(false);
+            }
+        }
+    }
+
+    /// Keeps others from changing what the container is to be while it begins again. `None`: somebody is at it, and it
+    /// begins a little later. One who takes too long (a stopped command) keeps no container down.
+    fn alone(&mut self) -> Option<Option<Lock>> {
+        let now = Instant::now();
+        let until = *self.others.get_or_insert(now + OTHERS);
+        match self.folders.try_change() {
+            Ok(None) if now < until => {
+                self.times.restart = Some(now + LOOK);
+                None
+            }
+            lock => {
+                self.others = None;
+                Some(lock.ok().flatten())
+            }
+        }
+    }
+}
 
 /// Whether and when a container that has just ended is to be started again; notes it in its status.
 pub fn after(
