@@ -393,6 +393,49 @@ fn connected_while_it_begins_again_a_container_is_on_the_networks_that_inspect_t
 }
 
 #[test]
+fn a_connect_that_was_killed_at_any_step_is_undone_by_the_next_or_by_a_disconnect() {
+    own_network();
+    let host = Host::new();
+    host.tare(["network", "create", "lan"]).run().ok();
+    host.detached(&["--name", "web"], "sleep 600");
+    host.detached(&["--name", "other", "--network", "lan"], "sleep 600");
+    let change = |verb: &str| host.tare(["network", verb, "lan", "web"]);
+    let links = || {
+        let inside = host.tare(["exec", "web", "ip", "-o", "link"]).run().ok();
+        inside.lines().filter(|line| line.contains(": eth")).count()
+    };
+    let file = host.work().join("steps");
+    traced(&["-o", &file.display().to_string()], change("connect")).run().ok();
+    change("disconnect").run().ok();
+    let all = steps(std::fs::read_to_string(&file).unwrap().lines());
+    // Its first one is that it is executed.
+    let mut killed = 0;
+    for (round, step) in some(&all[1..], 24).enumerate() {
+        // Not every call has as many steps.
+        killed += usize::from(traced(&["-e", &before(step)], change("connect")).run().code() == KILLED);
+        let connected = match round % 2 {
+            0 => change("disconnect").run(),
+            _ => change("connect").run(),
+        };
+        // It came to nothing, or all was done already.
+        if connected.code() != 0 {
+            connected.complains_of(&[if round % 2 == 0 { "is not connected" } else { "already exists" }]);
+        }
+        assert_eq!(links(), 1 + round % 2, "{step:?}");
+        eventually("the host's ends are no more", || {
+            run(&["ip", "-o", "link"]).lines().filter(|line| line.contains(": tv")).count() == 2 + round % 2
+        });
+        if round % 2 == 1 {
+            change("disconnect").run().ok();
+            assert_eq!(links(), 1, "{step:?}");
+        }
+    }
+    assert!(killed > 5, "{killed}");
+    let ruleset = run(&["nft", "list", "ruleset"]);
+    assert_eq!(ruleset.matches("\"tv").count(), 4, "each of two in two sets: {ruleset}");
+}
+
+#[test]
 fn connected_twice_at_once_a_container_is_on_the_network_once() {
     let host = Host::new();
     host.detached(&["--name", "web", "--network", "bridge"], "sleep 600");

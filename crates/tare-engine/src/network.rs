@@ -469,16 +469,27 @@ impl Engine {
         let wanted = endpoint(settings)?;
         if status.process().is_some() {
             let connections = all.connections(&record.id)?;
+            let is_left = |connection: &&Connection| {
+                !here.iter().any(|(name, _)| stands_for(&all, name, &connection.network))
+            };
+            // Of a command that was killed half way.
+            for connection in connections.iter().filter(is_left) {
+                take_off(&all, connection, &status)?;
+            }
             let links = connections.iter().filter_map(|c| c.endpoint.link.strip_prefix("eth")?.parse().ok());
             let at = links.max().map_or(0, |last: usize| last + 1);
             let endpoint = claim_one(&self.roots, &all, &network, &record, &wanted, at).doing(what)?;
             let connection = [Connection { network: network.clone(), endpoint }];
-            let netns = netns_of(status.pid)?;
-            // Not the first default route: what is open goes on as it was.
-            let netns = std::os::fd::AsFd::as_fd(&netns);
-            let attached = all.attach(netns, &connection, 100 + at as u32);
-            if let Err(err) = attached.and_then(|_| limit(&record, &connection, netns)) {
-                let _ = all.detach(&connection);
+            let attached = (|| {
+                // Whoever is killed from here on leaves word of the link.
+                all.note(&connection[0])?;
+                let netns = netns_of(status.pid)?;
+                // Not the first default route: what is open goes on as it was.
+                all.attach(netns.as_fd(), &connection, 100 + at as u32)?;
+                limit(&record, &connection, netns.as_fd())
+            })();
+            if let Err(err) = attached {
+                let _ = take_off(&all, &connection[0], &status);
                 return Err(err.context(what()));
             }
         }
@@ -508,25 +519,21 @@ impl Engine {
         let _alone = folders.change()?;
         let mut record = folders.record()?;
         let here = wanted(&record.request)?;
-        let Some((name, _)) = here.iter().find(|(name, _)| stands_for(&all, name, &network)) else {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("container {} is not connected to network {}", record.name, network.name),
-            ));
-        };
-        let found = all.connections(&record.id)?;
-        let found: Vec<_> = found.into_iter().filter(|c| c.network.id == network.id).collect();
-        for connection in &found {
-            let mut host = tare_sys::netlink::Netlink::open()?;
-            if connection.network.has_bridge() {
-                link::remove(&mut host, &connection.endpoint.host_link)?;
-            } else if let Some(status) = folders.status()?.filter(|status| status.process().is_some()) {
-                let netns = netns_of(status.pid)?;
-                let mut inside = link::open_in(std::os::fd::AsFd::as_fd(&netns))?;
-                link::remove(&mut inside, &connection.endpoint.link)?;
-            }
+        let found = all.connections(&record.id)?.into_iter().find(|found| found.network.id == network.id);
+        let status = folders.status()?.unwrap_or_else(Status::created);
+        if let Some(connection) = &found {
+            take_off(&all, connection, &status)?;
         }
-        all.detach(&found)?;
+        let Some((name, _)) = here.iter().find(|(name, _)| stands_for(&all, name, &network)) else {
+            return match found {
+                // What a `connect` that was killed half way had left.
+                Some(_) => self.tell_name_server(&record.id),
+                None => Err(Error::new(
+                    Kind::Conflict,
+                    format!("container {} is not connected to network {}", record.name, network.name),
+                )),
+            };
+        };
         let request = &mut record.request;
         request.networking_config.endpoints_config.remove(name);
         if here[0].0 == *name {
@@ -602,6 +609,18 @@ impl Drop for AtRest<'_> {
 fn stands_for(networks: &Networks, word: &str, network: &Network) -> bool {
     word == network.name
         || network.id.starts_with(word) && networks.find(word).is_ok_and(|found| found.id == network.id)
+}
+
+/// Takes a container off a network, at once if it runs.
+fn take_off(networks: &Networks, connection: &Connection, status: &Status) -> Result<()> {
+    let Connection { network, endpoint } = connection;
+    if network.has_bridge() {
+        link::remove(&mut tare_sys::netlink::Netlink::open()?, &endpoint.host_link)?;
+    } else if status.process().is_some() {
+        let netns = netns_of(status.pid)?;
+        link::remove(&mut link::open_in(netns.as_fd())?, &endpoint.link)?;
+    }
+    networks.detach(std::slice::from_ref(connection))
 }
 
 /// The published ports of a container.

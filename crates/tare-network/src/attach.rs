@@ -48,6 +48,13 @@ impl Networks {
         self.publish(connections)
     }
 
+    /// Writes down what a container is about to have on a network, so that others find it where it comes to nothing.
+    pub fn note(&self, Connection { network, endpoint }: &Connection) -> Result<()> {
+        let _lock = Lock::shared(&self.folders)?;
+        self.must_be_there(network)?;
+        endpoint.write(&self.folders)
+    }
+
     /// Makes the links of a container, with addresses and routes, in the same way. They are written down nowhere yet, and
     /// the firewall lets nothing through from them.
     pub fn make_links(&self, netns: BorrowedFd<'_>, connections: &[Connection], first: u32) -> Result<()> {
