@@ -436,6 +436,25 @@ fn a_connect_that_was_killed_at_any_step_is_undone_by_the_next_or_by_a_disconnec
 }
 
 #[test]
+fn one_that_is_connected_and_ends_within_its_first_second_leaves_nothing() {
+    own_network();
+    let host = Host::new();
+    host.tare(["network", "create", "lan"]).run().ok();
+    host.detached(&["--name", "web", "--rm"], "sleep 600");
+    host.tare(["network", "disconnect", "bridge", "web"]).run().ok();
+    host.tare(["network", "connect", "lan", "web"]).run().ok();
+    let ruleset = || run(&["nft", "list", "ruleset"]);
+    assert!(ruleset().contains("\"tv"), "{}", ruleset());
+    process::signal(host.pid("web"), rustix::process::Signal::KILL);
+    // By its own monitor, without another command.
+    eventually("its rules and addresses are gone", || {
+        let left =
+            host.listing().into_iter().any(|path| path.is_symlink() && path.starts_with(host.run_root()));
+        !ruleset().contains("\"tv") && !left
+    });
+}
+
+#[test]
 fn connected_twice_at_once_a_container_is_on_the_network_once() {
     let host = Host::new();
     host.detached(&["--name", "web", "--network", "bridge"], "sleep 600");

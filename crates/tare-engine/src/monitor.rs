@@ -636,10 +636,11 @@ impl Monitor {
         self.names = None;
         self.proxy = None;
         self.ports.clear();
-        let mut left = self.joined.leave(&self.roots);
-        if self.small {
-            left = network::leave(&self.roots, &self.record.id);
+        if self.small || name_server::was_told(&self.roots, &self.record.id) {
+            // Since its start it may have been put on others, or taken off.
+            self.joined.connections = network::connections(&self.roots, &self.record.id);
         }
+        let left = self.joined.leave(&self.roots);
         let exit = self.learn(ended, events);
         network::tell_end(&self.roots, &left, &self.record.id);
         self.end_checking();

@@ -58,6 +58,11 @@ pub fn forget(roots: &Roots, id: &str) {
     let _ = std::fs::remove_file(changes(roots, id));
 }
 
+/// Whether a container that runs was put on other networks since its start.
+pub fn was_told(roots: &Roots, id: &str) -> bool {
+    changes(roots, id).exists()
+}
+
 fn changes(roots: &Roots, id: &str) -> PathBuf {
     roots.folders(id).run.join("networks.json")
 }

@@ -284,10 +284,14 @@ pub fn leave(roots: &Roots, id: &str) -> Vec<Connection> {
         return Vec::new();
     }
     // Failures are for the next sweep.
-    let networks = networks(roots);
-    let connections = networks.connections(id).unwrap_or_default();
-    let _ = networks.detach(&connections);
+    let connections = connections(roots, id);
+    let _ = networks(roots).detach(&connections);
     connections
+}
+
+/// What a container has on networks now, as its record there tells.
+pub fn connections(roots: &Roots, id: &str) -> Vec<Connection> {
+    networks(roots).connections(id).unwrap_or_default()
 }
 
 /// Tells that a container is on its networks, and started.
