@@ -276,6 +276,28 @@ fn a_link_of_the_hosts_is_no_networks_bridge_and_stays() {
 }
 
 #[test]
+fn a_link_that_somebody_made_under_the_name_of_a_networks_bridge_is_left_alone() {
+    own_network();
+    let host = Host::new();
+    host.tare(["network", "create", "--opt", "com.docker.network.bridge.name=lan1", "lan"]).run().ok();
+    // Rules are there to be made anew.
+    host.detached(&["--name", "web", "--network", "bridge"], "sleep 600");
+    run(&["ip", "link", "add", "lan1", "type", "bridge"]);
+    let start = || host.tare(["run", "--rm", "--network", "lan", host.busybox(), "true"]).run();
+    start().fails(125).complains_of(&["lan1", "not the bridge of the network lan", "ip link"]);
+    host.tare(["network", "connect", "lan", "web"]).run().fails(1).complains_of(&["lan1"]);
+    host.tare(["network", "reload"]).run().ok();
+    assert_eq!(run(&["ip", "-o", "link", "show", "master", "lan1"]), "");
+    let setting = std::fs::read_to_string("/proc/sys/net/ipv4/conf/lan1/route_localnet").unwrap();
+    assert_eq!(setting, "0\n", "no setting of it is changed");
+    let ruleset = run(&["nft", "list", "ruleset"]);
+    assert!(!ruleset.contains("lan1"), "no rule is about it: {ruleset}");
+    run(&["ip", "link", "del", "lan1"]);
+    start().ok();
+    host.tare(["network", "rm", "lan"]).run().ok();
+}
+
+#[test]
 fn a_network_that_is_removed_while_a_container_starts_on_it_leaves_nothing() {
     let host = Host::new();
     host.busybox();

@@ -117,6 +117,11 @@ pub fn find(netlink: &Netlink, name: &str) -> Result<Option<Link>> {
     Ok(found.map(|(index, mtu)| Link { index, mtu }))
 }
 
+/// The hardware address of a link; `None` where there is no such link.
+pub fn mac(netlink: &Netlink, name: &str) -> Result<Option<Mac>> {
+    tare_sys::link::mac(netlink.as_fd(), name).doing(|| format!("look for the link {name}"))
+}
+
 /// `struct ifinfomsg` that sets these flags and leaves the others.
 fn header(index: u32, flags: u32) -> Body {
     let mut header = [0; LINK];
@@ -339,18 +344,6 @@ pub fn remove(netlink: &mut Netlink, name: &str) -> Result<()> {
         Err(err) if err.errno() == Some(Errno::NODEV) => Ok(()),
         result => result.map(drop),
     }
-}
-
-/// The hardware address of a link; `None` where there is no such link, or it has none.
-pub fn mac_of(netlink: &mut Netlink, name: &str) -> Result<Option<Mac>> {
-    let body = header(0, 0).string(IFLA_IFNAME, name)?;
-    let answers = match netlink.ask(kind::GETLINK, 0, &body, &format!("look for the link {name}")) {
-        Err(err) if err.errno() == Some(Errno::NODEV) => return Ok(None),
-        answers => answers?,
-    };
-    let mut attributes = answers.iter().flat_map(|answer| answer.attributes(LINK));
-    let address = attributes.find(|(kind, _)| *kind == IFLA_ADDRESS);
-    Ok(address.and_then(|(_, mac)| Mac::try_from(mac).ok()))
 }
 
 /// The names of all links that begin so.

@@ -379,7 +379,10 @@ impl Networks {
 
     /// The same, by who has the lock.
     pub(crate) fn rebuild(&self) -> Result<()> {
-        let networks = self.list()?;
+        let mut networks = self.list()?;
+        let netlink = Netlink::open()?;
+        // A link that somebody else has made under that name is not ours to touch.
+        networks.retain(|network| !network.has_bridge() || own_bridge(&netlink, network).is_ok());
         let mut endpoints = Vec::new();
         for network in &networks {
             endpoints.append(&mut Endpoint::on(&self.folders, &network.id)?);
@@ -394,11 +397,11 @@ impl Networks {
 
     /// The network's bridge, made if it is not there.
     pub(crate) fn bridge(&self, netlink: &mut Netlink, network: &Network) -> Result<link::Link> {
-        if let Some(link) = link::find(netlink, &network.link)? {
+        if let Some(link) = own_bridge(netlink, network)? {
             return Ok(link);
         }
         let _lock = Lock::exclusive(&self.folders)?;
-        if let Some(link) = link::find(netlink, &network.link)? {
+        if let Some(link) = own_bridge(netlink, network)? {
             return Ok(link);
         }
         self.must_be_there(network)?;
@@ -448,6 +451,22 @@ impl Networks {
     }
 }
 
+/// The bridge of a network, where it is there; [`Kind::Conflict`] where a link of its name is not ours.
+fn own_bridge(netlink: &Netlink, network: &Network) -> Result<Option<link::Link>> {
+    let name = &network.link;
+    match link::find(netlink, name)? {
+        Some(_) if link::mac(netlink, name)? != Some(bridge_mac(network)) => Err(Error::new(
+            Kind::Conflict,
+            format!("the host's link {name} is not the bridge of the network {}", network.name),
+        )
+        .hint(format!(
+            "if nobody needs it, remove it (ip link delete {name}); else make the network again, with another bridge \
+             (--opt name=…)"
+        ))),
+        found => Ok(found),
+    }
+}
+
 /// A network's bridge is its own: it goes with it.
 fn must_be_free(netlink: &Netlink, network: &Network, others: &[Network]) -> Result<()> {
     let link = &network.link;
@@ -468,7 +487,7 @@ fn must_be_free(netlink: &Netlink, network: &Network, others: &[Network]) -> Res
 /// Removes the bridge of a network. Another link of that name, made by somebody since, is theirs.
 fn remove_bridge(network: &Network) -> Result<()> {
     let mut netlink = Netlink::open()?;
-    match link::mac_of(&mut netlink, &network.link)? {
+    match link::mac(&netlink, &network.link)? {
         Some(mac) if mac == bridge_mac(network) => link::remove(&mut netlink, &network.link),
         _ => Ok(()),
     }

@@ -40,6 +40,20 @@ pub fn find(socket: BorrowedFd<'_>, name: &str) -> Result<Option<(u32, u32)>> {
     Ok(Some((index as u32, mtu as u32)))
 }
 
+/// The hardware address of a link; `None`: there is no such link.
+pub fn mac(socket: BorrowedFd<'_>, name: &str) -> Result<Option<[u8; 6]>> {
+    let mut request = named(name);
+    match ask(socket, libc::SIOCGIFHWADDR, &mut request) {
+        Err(Errno::NODEV) => return Ok(None),
+        result => result.doing(|| format!("ioctl(SIOCGIFHWADDR, {name:?})"))?,
+    }
+    // SAFETY: SIOCGIFHWADDR has written this member.
+    let address = unsafe { request.ifr_ifru.ifru_hwaddr }.sa_data;
+    let mut mac = [0; 6];
+    mac.iter_mut().zip(address).for_each(|(to, from)| *to = from as u8);
+    Ok(Some(mac))
+}
+
 /// A request on the link of this name; what is too long for a name is cut off.
 fn named(name: &str) -> libc::ifreq {
     // SAFETY: an all-zero ifreq is a valid one: an empty name and no flags.
@@ -66,6 +80,8 @@ mod tests {
         let netlink = crate::netlink::Netlink::open().unwrap();
         let (index, mtu) = find(netlink.as_fd(), "lo").unwrap().unwrap();
         assert!(index > 0 && mtu > 0);
+        assert_eq!(mac(netlink.as_fd(), "lo").unwrap(), Some([0; 6]));
+        assert_eq!(mac(netlink.as_fd(), "no-such").unwrap(), None);
         for name in ["no-such", "", "a-name-that-is-too-long", "lo-but-longer-than-that"] {
             assert_eq!(find(netlink.as_fd(), name).unwrap(), None, "{name}");
         }
