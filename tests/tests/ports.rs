@@ -158,6 +158,45 @@ fn a_monitor_that_can_open_no_more_files_turns_clients_away_and_rests() {
     }
 }
 
+/// A socket for datagrams that does not wait for long.
+fn datagrams(at: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(at).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket
+}
+
+#[test]
+fn who_sends_datagrams_to_a_port_reaches_the_container_that_has_it_now() {
+    let (host, remote) = (Host::new(), Remote::new());
+    host.tare(["network", "create", "--subnet", "10.99.0.0/24", "lan"]).run().ok();
+    // There is a firewall, which follows what passes.
+    host.detached(&["--name", "other", "-p", "7777:80"], "exec sleep 600");
+    let clients = [remote.within(|| datagrams("0.0.0.0:4000")), datagrams("127.0.0.1:4000")];
+    let addresses = [remote.machine.as_str(), "127.0.0.1"];
+    // Before there is anybody, and never silent for long, from one and the same port.
+    for (client, address) in clients.iter().zip(addresses) {
+        client.send_to(b"question", (address, 5353)).unwrap();
+    }
+    for address in ["10.99.0.5", "10.99.0.6"] {
+        let flags = ["--name", address, "--network", "lan", "--ip", address, "-p", "5353:53/udp"];
+        host.detached(&flags, "exec sleep 600");
+        let server = in_network_of(host.pid(address), || datagrams("0.0.0.0:53"));
+        let mut buffer = [0; 16];
+        for (client, at) in clients.iter().zip(addresses) {
+            eventually(&format!("{address} is asked by {at} and its answer arrives"), || {
+                client.send_to(b"question", (at, 5353)).unwrap();
+                let Ok((8, from)) = server.recv_from(&mut buffer) else { return false };
+                server.send_to(address.as_bytes(), from).unwrap();
+                client.recv_from(&mut buffer).is_ok_and(|(length, _)| &buffer[..length] == address.as_bytes())
+            });
+        }
+        host.tare(["rm", "-f", address]).run().ok();
+        for (client, at) in clients.iter().zip(addresses) {
+            client.send_to(b"question", (at, 5353)).unwrap();
+        }
+    }
+}
+
 /// Lets in what the machine itself and answers need.
 fn usual(chain: &str) {
     run(&[

@@ -14,6 +14,7 @@ use std::os::fd::BorrowedFd;
 use tare_sys::netlink::Netlink;
 use tare_sys::{Error, Kind, Result};
 
+use crate::conntrack;
 use crate::endpoint::Endpoint;
 use crate::firewall::{Elements, Firewall};
 use crate::folders::{Lock, names};
@@ -146,6 +147,7 @@ impl Networks {
                 false => Ok(Vec::new()),
             });
             firewall.leave_open();
+            conntrack::forget(connections.iter().map(|connection| &connection.endpoint));
             match added {
                 // Flushed by somebody.
                 Err(err) if err.kind() == Kind::NotFound => {}
@@ -177,6 +179,7 @@ impl Networks {
                 Err(err) if err.kind() == Kind::NotFound => new.endpoint.write(&self.folders)?,
                 Err(err) => return Err(err),
                 Ok(()) => {
+                    conntrack::forget([&old.endpoint, &new.endpoint]);
                     new.endpoint.write(&self.folders)?;
                     return if publishes { firewall.look_around().map(drop) } else { Ok(()) };
                 }
@@ -262,6 +265,7 @@ impl Networks {
             false => Firewall::open(self.table.clone()).and_then(|mut firewall| {
                 let removed = firewall.remove(&elements);
                 firewall.leave_open();
+                conntrack::forget(connections.iter().map(|connection| &connection.endpoint));
                 removed
             }),
         };

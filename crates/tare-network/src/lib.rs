@@ -18,6 +18,7 @@
 
 pub mod attach;
 mod client_address;
+mod conntrack;
 pub mod endpoint;
 pub mod firewall;
 pub mod folders;
