@@ -197,6 +197,25 @@ fn who_sends_datagrams_to_a_port_reaches_the_container_that_has_it_now() {
     }
 }
 
+#[test]
+fn beyond_those_that_sockets_hold_a_port_has_one_owner_at_all_addresses_as_well() {
+    let host = Host::new();
+    own_network();
+    host.detached(&["--name", "many", "-p", "20000-20250:20000-20250"], "exec sleep 600");
+    let refused = |ports: &str| {
+        let words = ["run", "--rm", "-p", ports, "busybox", "true"];
+        host.tare(words).run().fails(125).complains_of(&["port", "many"]);
+    };
+    refused("127.0.0.1:20240:80");
+    refused("127.0.0.1:20150-20400:20150-20400");
+    serving(&host);
+    host.tare(["update", "-p", "127.0.0.1:20240:80", "web"]).run().fails(1).complains_of(&["port", "many"]);
+    assert_eq!(get("127.0.0.1", 8080), "first", "as before");
+    host.tare(["rm", "-f", "many"]).run().ok();
+    update(&host, &["127.0.0.1:20240:80"]);
+    assert_eq!(get("127.0.0.1", 20240), "first");
+}
+
 /// Lets in what the machine itself and answers need.
 fn usual(chain: &str) {
     run(&[

@@ -20,6 +20,7 @@ use crate::firewall::{Elements, Firewall};
 use crate::folders::{Lock, names};
 use crate::link::{self, Inner};
 use crate::network::{Network, Networks};
+use crate::port::{Published, SOCKETS};
 
 /// A network, and what a container has on it.
 #[derive(Clone, Debug)]
@@ -132,7 +133,7 @@ impl Networks {
             elements.endpoint(&connection.network, &connection.endpoint);
         }
         {
-            let _lock = Lock::shared(&self.folders)?;
+            let _lock = self.lock_for(connections)?;
             for Connection { network, endpoint } in connections {
                 self.must_be_there(network)?;
                 endpoint.write(&self.folders)?;
@@ -171,7 +172,7 @@ impl Networks {
             link::set_port(&mut Netlink::open()?, &new.endpoint.host_link, port(new))?;
         }
         {
-            let _lock = Lock::shared(&self.folders)?;
+            let _lock = self.lock_for(std::slice::from_ref(new))?;
             let mut firewall = Firewall::open(self.table.clone())?;
             let changed = firewall.change(&gone.without(&there), &there.without(&gone));
             match changed {
@@ -199,6 +200,36 @@ impl Networks {
         }
     }
 
+    /// The lock for publishing the ports of a container, if no other has them. Those that no socket holds (see
+    /// [`SOCKETS`]) may be another's at another address, which neither the kernel nor the firewall's maps would see.
+    fn lock_for(&self, connections: &[Connection]) -> Result<Lock> {
+        let ports = || connections.iter().flat_map(|connection| &connection.endpoint.ports);
+        let many = ports().nth(SOCKETS).is_some();
+        let lock = if many { Lock::exclusive(&self.folders) } else { Lock::shared(&self.folders) }?;
+        if ports().next().is_none() {
+            return Ok(lock);
+        }
+        let least = if many { 0 } else { SOCKETS * LEAST };
+        for id in names(&self.folders.run.join("networks")) {
+            for other in Endpoint::of_size(&self.folders, &id, least as u64)? {
+                let is_own = connections.iter().any(|own| own.endpoint.container == other.container);
+                let taken = ports().find(|port| other.ports.iter().any(|held| meet(held, port)));
+                if let Some(port) = taken.filter(|_| !is_own) {
+                    let Published { port, protocol, .. } = port;
+                    return Err(Error::new(
+                        Kind::Conflict,
+                        format!(
+                            "port is already allocated: {port}/{protocol} is the container's {}",
+                            other.name
+                        ),
+                    )
+                    .hint("publish it at another port"));
+                }
+            }
+        }
+        Ok(lock)
+    }
+
     /// Says whose port it is that is taken.
     fn name_owner(&self, err: Error, connections: &[Connection]) -> Error {
         for connection in connections {
@@ -215,21 +246,15 @@ impl Networks {
     }
 
     /// The name of the container that has published a port, other than this one.
-    pub fn owner(&self, port: &crate::port::Published, but: &str) -> Option<String> {
+    pub fn owner(&self, port: &Published, but: &str) -> Option<String> {
         let networks = self.list().ok()?;
         let endpoints =
             networks.iter().filter_map(|network| Endpoint::on(&self.folders, &network.id).ok()).flatten();
-        let meets = |other: &crate::port::Published| {
-            other.port == port.port
-                && other.protocol == port.protocol
-                && other.address.is_ipv4() == port.address.is_ipv4()
-                && (other.address == port.address
-                    || other.address.is_unspecified()
-                    || port.address.is_unspecified())
-        };
         endpoints
             .into_iter()
-            .find(|endpoint| endpoint.container != but && endpoint.ports.iter().any(meets))
+            .find(|endpoint| {
+                endpoint.container != but && endpoint.ports.iter().any(|other| meet(other, port))
+            })
             .map(|endpoint| endpoint.name)
     }
 
@@ -324,6 +349,17 @@ impl Networks {
             }
         }
     }
+}
+
+/// No published port is written down in fewer bytes.
+const LEAST: usize = 50;
+
+/// Whether two ports are one, at an address that both have.
+fn meet(a: &Published, b: &Published) -> bool {
+    a.port == b.port
+        && a.protocol == b.protocol
+        && a.address.is_ipv4() == b.address.is_ipv4()
+        && (a.address == b.address || a.address.is_unspecified() || b.address.is_unspecified())
 }
 
 /// How the bridge treats the container's link.

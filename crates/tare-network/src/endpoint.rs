@@ -66,13 +66,21 @@ pub struct Wanted {
 impl Endpoint {
     /// All endpoints of a network, in no order.
     pub fn on(folders: &Folders, network_id: &str) -> Result<Vec<Endpoint>> {
+        Endpoint::of_size(folders, network_id, 0)
+    }
+
+    /// Those of which this many bytes at least are written down.
+    pub(crate) fn of_size(folders: &Folders, network_id: &str, least: u64) -> Result<Vec<Endpoint>> {
         let folder = folders.endpoints(network_id);
         let entries = match fs::read_dir(&folder) {
             Err(err) if err.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.doing(|| format!("list {}", folder.display()))?,
         };
         // One that is just being removed is not there any more; one that is being written has another ending.
-        let whole = |path: &Path| path.extension().is_some_and(|ending| ending == "json");
+        let whole = |path: &Path| {
+            path.extension().is_some_and(|ending| ending == "json")
+                && (least == 0 || path.metadata().is_ok_and(|meta| meta.len() >= least))
+        };
         let paths = entries.flatten().map(|entry| entry.path()).filter(|path| whole(path));
         Ok(paths.filter_map(|path| read_json(&path).ok().flatten()).collect())
     }

@@ -100,7 +100,7 @@ pub struct Reserved {
 
 /// Ports of one container that are held by a socket each. Beyond that a port is only looked at in passing: no
 /// monitor has room for tens of thousands of files.
-const SOCKETS: usize = 200;
+pub(crate) const SOCKETS: usize = 200;
 
 /// Reserves what is wanted. What fails gives all back.
 pub fn reserve(wanted: &[Wanted], host: &HostSockets) -> Result<Vec<Reserved>> {
