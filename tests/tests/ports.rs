@@ -216,6 +216,34 @@ fn beyond_those_that_sockets_hold_a_port_has_one_owner_at_all_addresses_as_well(
     assert_eq!(get("127.0.0.1", 20240), "first");
 }
 
+#[test]
+fn published_ports_go_with_a_container_from_one_network_to_another() {
+    let (host, remote) = (Host::new(), Remote::new());
+    for network in ["one", "two"] {
+        host.tare(["network", "create", network]).run().ok();
+    }
+    let change = |verb: &str, network: &str| host.tare(["network", verb, network, "web"]).run().ok();
+    let reached = || {
+        get("127.0.0.1", 8080) == "first"
+            && get("::1", 8080) == "first"
+            && get_from(&remote, &remote.machine, 8080) == "first"
+    };
+    host.detached(&["--name", "web", "--network", "one", "-p", "8080:80"], SERVERS);
+    eventually("it serves", || get("127.0.0.1", 8080) == "first");
+    for _ in 0..2 {
+        change("connect", "two");
+        change("disconnect", "one");
+        assert!(reached(), "by the other network");
+        change("disconnect", "two");
+        assert_eq!(get("127.0.0.1", 8080), "");
+        change("connect", "one");
+        assert!(reached(), "by a network that it is put on later");
+        is_small(&host);
+    }
+    let ports = host.tare(["port", "web"]).run().ok();
+    assert_eq!(ports, "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080");
+}
+
 /// Lets in what the machine itself and answers need.
 fn usual(chain: &str) {
     run(&[

@@ -28,6 +28,7 @@ use crate::container::{Folders as ContainerFolders, Lock, Record, Roots, State, 
 use crate::engine::{Engine, need_root};
 use crate::events::{self, Event};
 use crate::files::Place;
+use crate::monitor::message::Order;
 use crate::name_server;
 use crate::policy::{self, Share};
 use crate::removal;
@@ -504,7 +505,25 @@ impl Engine {
         folders.write_record(&record)?;
         self.tell_name_server(&record.id)?;
         self.tell("connect", &network, Some(&record.id));
-        Ok(())
+        self.lead_ports(&folders, &all)
+            .doing(|| format!("{}: it is, but its ports are not published", what()))
+    }
+
+    /// Has the ports of a container that runs published by a network that it is on, where none publishes them.
+    fn lead_ports(&self, folders: &ContainerFolders, all: &Networks) -> Result<()> {
+        let connections = all.connections(&folders.id)?;
+        let published = connections.iter().any(|connection| !connection.endpoint.ports.is_empty());
+        let runs = folders.status()?.is_some_and(|status| status.process().is_some());
+        let record = folders.record()?;
+        let exposed: Vec<String> = record.image.exposed_ports.iter().cloned().collect();
+        if published || !runs || ports::wanted_ports(&record.request, &exposed)?.is_empty() {
+            return Ok(());
+        }
+        match self.order(folders, &Order::Republish) {
+            // It is on none that could, and its monitor has let them go.
+            Err(_) if !connections.iter().any(ports::is_open) => Ok(()),
+            led => led,
+        }
     }
 
     /// Takes a container off a network, at once if it runs.
@@ -548,7 +567,8 @@ impl Engine {
         folders.write_record(&record)?;
         self.tell_name_server(&record.id)?;
         self.tell("disconnect", &network, Some(&record.id));
-        Ok(())
+        self.lead_ports(&folders, &all)
+            .doing(|| format!("publish the ports of {} by another network", record.name))
     }
 
     /// Keeps a container that does not run from being started meanwhile: whoever starts it reads first on which networks it

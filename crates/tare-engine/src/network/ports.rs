@@ -116,7 +116,7 @@ pub(super) fn publish(
 }
 
 /// Ports can be published on it.
-fn is_open(Connection { network, .. }: &Connection) -> bool {
+pub(super) fn is_open(Connection { network, .. }: &Connection) -> bool {
     network.has_bridge() && !network.internal
 }
 
@@ -193,6 +193,8 @@ pub fn republish(roots: &Roots, record: &Record, held: &mut Vec<Reserved>) -> Re
     let mut wanted = wanted_ports(&record.request, &exposed)?;
     let publishes = |connection: &&Connection| !connection.endpoint.ports.is_empty();
     let Some(old) = connections.iter().find(publishes).or(connections.iter().find(|c| is_open(c))) else {
+        // Nobody is led anywhere by them.
+        held.clear();
         return match wanted.first() {
             None => Ok(None),
             Some(port) => Err(Error::new(
@@ -211,7 +213,9 @@ pub fn republish(roots: &Roots, record: &Record, held: &mut Vec<Reserved>) -> Re
         let at = held.iter().position(|held| held.published == *published);
         at.map_or(Reserved { published: *published, socket: None }, |at| held.swap_remove(at))
     });
-    let all: Vec<Reserved> = all.collect();
+    let mut all: Vec<Reserved> = all.collect();
+    // Of a network that it was on.
+    all.append(held);
     let host = HostSockets::of(&roots.run);
     match port::change(all, &wanted, &host) {
         Ok(reserved) => *held = reserved,
