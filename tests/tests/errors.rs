@@ -91,7 +91,8 @@ fn wrong_flags_are_125_with_a_way_on() {
     out.fails(125).complains_of(&["--nosuch-flag", "help"]);
     run(&host, &["--memori", "64m", "busybox", "true"]).fails(125).complains_of(&["--memori", "--memory"]);
     run(&host, &["--memory"]).fails(125).complains_of(&["--memory"]);
-    run(&host, &[]).fails(125);
+    // As Docker has it: too few words are no wrong option.
+    run(&host, &[]).fails(1);
     run(&host, &["--network", "nosuch", "busybox", "true"]).fails(125).complains_of(&["nosuch"]);
     run(&host, &["--pid", "nosuch", "busybox", "true"]).fails(125).complains_of(&["nosuch"]);
     run(&host, &["-e", "=x", "busybox", "true"]).fails(125);
@@ -111,6 +112,60 @@ fn flags_that_exclude_each_other_are_said() {
     let host = Host::new();
     let out = run(&host, &["--network", "host", "--hostname", "x", "--uts", "host", "busybox", "true"]);
     out.fails(125).complains_of(&["hostname", "uts"]);
+}
+
+#[test]
+fn a_wrong_option_is_125_whatever_the_command() {
+    let host = Host::new();
+    let options = [
+        "ps --nosuch",
+        "--nosuch ps",
+        "ps --all=perhaps",
+        "ps --last many",
+        "ps --filter nonsense",
+        "exec --nosuch x true",
+        "exec --env =x box true",
+        "stop --time soon box",
+        "restart --time soon box",
+        "update --memory much box",
+        "create --memory much busybox",
+        "create --rm --restart always busybox",
+        "network ls --nosuch",
+        "volume create --nosuch",
+        "kill --signal",
+    ];
+    for words in options {
+        host.tare(words.split(' ')).run().fails(125);
+    }
+    // Words that are missing, unknown or of no use are not.
+    let others = [
+        "stop",
+        "create",
+        "network nosuch",
+        "ps word",
+        "inspect --type nosuch x",
+        "create --restart sometimes host",
+        "kill --signal NOSUCH x",
+    ];
+    for words in others {
+        host.tare(words.split(' ')).run().fails(1);
+    }
+}
+
+#[test]
+fn what_exec_cannot_begin_is_126_or_127() {
+    let host = Host::new();
+    host.detached(&["--name", "box"], "exec sleep 100");
+    for (words, code) in [
+        (&["-u", "nosuch", "box", "true"][..], 126),
+        (&["-u", "0:nosuch", "box", "true"], 126),
+        (&["-w", "/etc/passwd", "box", "true"], 126),
+        (&["box", "/etc"], 126),
+        (&["box", "nosuch"], 127),
+        (&["nosuch", "true"], 1),
+    ] {
+        host.tare(["exec"]).args(words).run().fails(code);
+    }
 }
 
 #[test]

@@ -272,5 +272,5 @@ fn a_search_shows_what_is_found_and_nothing_of_a_terminals_codes() {
     let few = host.tare(["search", "--filter", "stars=5", "--format", "{{.Name}}", &term]).run();
     few.prints(&format!("{}/box", server.address));
     host.tare(["search", "--filter", "x=y", &term]).run().fails(1).complains_of(&["invalid filter"]);
-    host.tare(["search", "--limit", "0", &term]).run().fails(1).complains_of(&["1 to 100"]);
+    host.tare(["search", "--limit", "0", &term]).run().fails(125).complains_of(&["1 to 100"]);
 }

@@ -80,7 +80,12 @@ impl Engine {
         let cgroup = crate::cgroup::open(&hierarchies, &record);
         let joined =
             Place { folders: &folders, record: &record, status: &status, plan: &plan, cgroup: &cgroup }
-                .start(target.as_fd(), request, outside.theirs())?;
+                .start(target.as_fd(), request, outside.theirs())
+                .map_err(|err| match err.kind() {
+                    Kind::CommandNotFound | Kind::Conflict => err,
+                    // An unknown user, a folder that is none: to Docker that is a command that cannot be executed.
+                    _ => err.with_kind(Kind::CommandNotExecutable),
+                })?;
         self.emit(&Event::container(&record, format!("exec_start: {command}")));
         if request.detach {
             if let Some(terminal) = &joined.running.terminal {

@@ -21,6 +21,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// The caller asked for something that makes no sense (a bad flag, a bad number, a bad name).
     Usage,
+    /// An option that there is not, or whose value cannot be read (exit code 125).
+    Option,
     /// The named object does not exist.
     NotFound,
     /// The name is taken, or the object is in a state that forbids the operation.

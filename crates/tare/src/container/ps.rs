@@ -73,6 +73,7 @@ fn ps(engine: &Engine, given: &Given) -> Result<u8> {
         size: size || format.contains(".Size"),
         ..ListQuery::default()
     };
+    given.values("filter", parse::pair("filter"))?;
     given.texts("filter").into_iter().try_for_each(|filter| query.filter(filter))?;
     let containers = engine.list(&query)?;
     let whole = given.on("no-trunc")?;

@@ -6,7 +6,7 @@ use tare_sys::{Error, Kind, Result};
 
 use crate::print::terminal::{self, Paint};
 use crate::words::help;
-use crate::words::tree::{self, Spot, Target};
+use crate::words::tree::{self, Spot};
 
 /// Prints an error and its hint.
 pub fn print(error: &Error) {
@@ -27,42 +27,42 @@ pub fn report(answer: Result<u8>, spot: &dyn Fn() -> Spot, failed: u8) -> u8 {
         Err(error) => error,
     };
     print(&error);
-    if error.kind() == Kind::Usage && error.hint_text().is_none() {
+    if matches!(error.kind(), Kind::Usage | Kind::Option) && error.hint_text().is_none() {
         terminal::complain(&format!("\nSee '{} --help'.\n", spot().path));
     }
     code(error.kind(), failed)
 }
 
-/// Docker's codes: 125 tare failed, 126 the command cannot be executed, 127 it is not there. Only `run` has them.
+/// Docker's codes: 125 an option is wrong, or `run` failed; 126 its command cannot be executed, 127 it is not there.
 fn code(kind: Kind, failed: u8) -> u8 {
     match kind {
+        Kind::Option => WRONG_OPTION,
         Kind::CommandNotExecutable if failed == 125 => 126,
         Kind::CommandNotFound if failed == 125 => 127,
         _ => failed,
     }
 }
 
-/// Reports words that make no sense, and shows how to use the command.
-pub fn usage(error: &Error, spot: &Spot, failed: u8) -> u8 {
+/// Docker's exit code for an option that cannot be read, whatever the command.
+const WRONG_OPTION: u8 = 125;
+
+/// Reports words that make no sense, and shows how to use the command. A wrong number of words is 1, even for `run`.
+pub fn usage(error: &Error, spot: &Spot) -> u8 {
     print(error);
     terminal::complain(&format!("\nUsage:  {}\n\nSee '{} --help'.\n", help::usage_line(spot), spot.path));
-    failed
+    code(error.kind(), 1)
 }
 
 /// Reports what clap did not understand.
 pub fn words(err: &clap::Error, spot: &Spot) -> u8 {
     let error = in_our_words(err, spot);
-    let failed = match spot.target {
-        Target::Verb(verb) => verb.failed,
-        _ => 1,
-    };
     match err.kind() {
         ErrorKind::InvalidSubcommand => {
             print(&error);
             terminal::complain(&format!("\nSee '{} --help'.\n", spot.path));
-            failed
+            1
         }
-        _ => usage(&error, spot, failed),
+        _ => usage(&error.with_kind(Kind::Option), spot),
     }
 }
 
@@ -142,6 +142,7 @@ mod tests {
         assert_eq!(code(Kind::CommandNotExecutable, 125), 126);
         assert_eq!(code(Kind::Kernel, 125), 125);
         assert_eq!(code(Kind::CommandNotFound, 1), 1);
+        assert_eq!((code(Kind::Option, 1), code(Kind::Usage, 1)), (125, 1));
     }
 
     #[test]

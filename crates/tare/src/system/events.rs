@@ -12,7 +12,7 @@ use crate::print::human;
 use crate::print::template::Template;
 use crate::print::terminal::harmless;
 use crate::words::flag::{Flag, Given};
-use crate::words::parse::when;
+use crate::words::parse::{self, when};
 use crate::words::tree::Verb;
 
 pub static EVENTS: Verb = Verb {
@@ -47,6 +47,7 @@ fn events(engine: &Engine, given: &Given) -> Result<u8> {
         until: given.value("until", when::moment)?.map(Moment),
         filters: Vec::new(),
     };
+    given.values("filter", parse::pair("filter"))?;
     given.texts("filter").into_iter().try_for_each(|filter| query.filter(filter))?;
     let template = match given.text("format") {
         None | Some("") => None,

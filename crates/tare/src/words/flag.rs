@@ -151,13 +151,13 @@ impl<'a> Given<'a> {
 
     /// The value of an option, read by `parse`, which says why it cannot.
     pub fn value<T>(&self, long: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>> {
-        self.text(long).map(|text| parse(text).map_err(|why| self.wrong(long, text, &why))).transpose()
+        self.text(long).map(|text| parse(text).map_err(|why| self.unreadable(long, text, &why))).transpose()
     }
 
     /// All values of an option, each read by `parse`.
     pub fn values<T>(&self, long: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>> {
         let texts = self.texts(long).into_iter();
-        texts.map(|text| parse(text).map_err(|why| self.wrong(long, text, &why))).collect()
+        texts.map(|text| parse(text).map_err(|why| self.unreadable(long, text, &why))).collect()
     }
 
     /// Whether a switch is on; `None`: not given.
@@ -168,6 +168,16 @@ impl<'a> Given<'a> {
     /// Whether a switch is on.
     pub fn on(&self, long: &str) -> Result<bool> {
         Ok(self.maybe(long)?.unwrap_or(false))
+    }
+
+    /// The error for a value that its parser refuses. Docker's command line reads numbers, sizes and the like before it
+    /// does anything, and calls that a failure of another sort (exit code 125) than a text that nobody can use.
+    fn unreadable(&self, long: &str, text: &str, why: &str) -> Error {
+        let error = self.wrong(long, text, why);
+        let is_text = |flag: &Flag| flag.long == long && flag.takes == Takes::One("string");
+        // Of a filter it looks only for the `=`.
+        let used_later = long == "filter" && text.contains('=') || self.flags.iter().any(is_text);
+        if used_later { error } else { error.with_kind(Kind::Option) }
     }
 
     /// The error for a value that does not do.

@@ -385,7 +385,7 @@ fn perform(matches: &ArgMatches, spot: &dyn Fn() -> Spot) -> u8 {
     };
     let given = Given::new(inner, verb.flags);
     if let Err(error) = counted(verb, &given, spot) {
-        return failure::usage(&error, &spot(), verb.failed);
+        return failure::usage(&error, &spot());
     }
     tare_engine::recognize();
     let answer = roots(&global).and_then(|roots| {

@@ -88,7 +88,7 @@ fn healthcheck(given: &Given) -> Result<Option<Healthcheck>> {
         retries: given.value("health-retries", parse::number(0, i64::from(i32::MAX)))?.unwrap_or_default(),
     };
     match (given.on("no-healthcheck")?, own != Healthcheck::default()) {
-        (true, true) => Err(Error::new(Kind::Usage, "--no-healthcheck conflicts with --health-* options")),
+        (true, true) => Err(Error::new(Kind::Option, "--no-healthcheck conflicts with --health-* options")),
         (true, false) => Ok(Some(Healthcheck { test: vec!["NONE".to_owned()], ..own })),
         (false, said) => Ok(said.then_some(own)),
     }
@@ -455,7 +455,7 @@ fn contradictions(request: &CreateRequest) -> Result<()> {
         .hint("--cpus 1.5 is the same as --cpu-period 100000 --cpu-quota 150000"));
     }
     if host.auto_remove && !["", "no"].contains(&host.restart_policy.name.as_str()) {
-        return Err(Error::new(Kind::Usage, "conflicting options: cannot specify both --restart and --rm"));
+        return Err(Error::new(Kind::Option, "conflicting options: cannot specify both --restart and --rm"));
     }
     if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
         return Err(Error::new(
