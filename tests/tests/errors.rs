@@ -169,13 +169,31 @@ fn what_exec_cannot_begin_is_126_or_127() {
 }
 
 #[test]
-fn a_failed_start_without_rm_leaves_what_docker_leaves_or_nothing_but_no_process() {
+fn a_failed_start_leaves_a_container_that_says_why() {
     let host = Host::new();
     host.busybox();
-    host.tare(["run", "--name", "failed", "busybox", "nosuch"]).run().fails(127);
-    // Docker keeps it as `created`. Either way the name can be freed.
-    let _ = host.tare(["rm", "-f", "failed"]).run();
-    host.tare(["run", "--rm", "--name", "failed", "busybox", "true"]).run().ok();
+    let id_file = host.work().join("container.id");
+    let flag = format!("--cidfile={}", id_file.display());
+    let out = host.tare(["run", "-d", "--name", "web", &flag, "busybox", "nosuch"]).run();
+    out.fails(127).complains_of(&["nosuch", "not found"]);
+    // As Docker, which tells the id nevertheless.
+    let id = out.stdout().trim().to_owned();
+    assert_eq!(fs::read_to_string(&id_file).expect("the id"), id);
+    host.tare(["ps", "-aq", "--no-trunc"]).run().prints(&id);
+    let state = &host.inspect("web")["State"];
+    assert_eq!((state["Status"].as_str(), state["ExitCode"].as_i64()), (Some("created"), Some(127)));
+    let why = host.tare(["why", "web"]).run().ok();
+    assert!(why.contains("could not be started") && why.contains("nosuch"), "{why}");
+    host.tare(["run", "--name", "web", "busybox", "true"]).run().fails(125).complains_of(&["web", "rm"]);
+    host.tare(["start", "web"]).run().fails(1).complains_of(&["nosuch"]);
+    host.tare(["rm", "web"]).run().prints("web");
+
+    // What was missing comes: the same container starts.
+    let program = host.file("program", "#!/bin/sh\necho here\n");
+    let mount = format!("{}:/program", program.display());
+    host.tare(["run", "--name", "late", "-v", &mount, "busybox", "/program"]).run().fails(126);
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    host.tare(["start", "-a", "late"]).run().prints("here");
 }
 
 #[test]

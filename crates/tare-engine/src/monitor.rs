@@ -86,8 +86,6 @@ pub struct Job {
     pub stdin: Stdin,
     /// Columns and rows of the caller's terminal.
     pub terminal_size: Option<(u16, u16)>,
-    /// Nobody has been told of it: a start that fails takes it away again.
-    pub fresh: bool,
     /// Which outputs the command wants.
     pub wants: [bool; 2],
     /// The command stays.
@@ -109,18 +107,13 @@ pub fn spawn(job: Job, writer: Option<OwnedFd>) -> Result<(Channel, Option<Owned
 }
 
 fn run(job: Job, channel: Channel) {
-    let Job { roots, folders, record, prepared, lock, stdin, terminal_size, fresh, wants, attached } = job;
+    let Job { roots, folders, record, prepared, lock, stdin, terminal_size, wants, attached } = job;
     let mut monitor = Monitor::of(roots, folders, record, lock);
     let started = settle().and_then(|()| monitor.begin(prepared, stdin, terminal_size));
     let warnings = match started {
         Ok(warnings) => warnings,
         Err(err) => {
-            if fresh {
-                removal::undo(&monitor.roots, &monitor.record);
-            } else {
-                crate::start::failed(&monitor.folders, &err);
-                removal::delete_run_folder(&monitor.folders);
-            }
+            crate::start::cannot_start(&monitor.roots, &monitor.record, &monitor.folders, &err);
             Client::new(channel).tell(&Message::Failed(err), &[]);
             monitor.look_after_pool();
             return;

@@ -18,7 +18,7 @@ use tare_runtime::seccomp;
 use tare_sys::{Context, Error, Kind, Result, rootless};
 
 use crate::attach::{Attachment, Keys, Sink};
-use crate::container::{Folders, Lock, Record, State, Status};
+use crate::container::{Folders, Lock, Record, Roots, State, Status};
 use crate::create::Created;
 use crate::engine::{Engine, need_root, not_running};
 use crate::monitor::message::Message;
@@ -68,7 +68,8 @@ pub struct Prepared {
 }
 
 impl Engine {
-    /// Starts a container that was just made. On failure nothing of it is left.
+    /// Starts a container that was just made. One that cannot be started stays, with the reason, as under Docker; with
+    /// `--rm` nothing of it is left.
     pub fn start(&self, created: Created, attach: Attach) -> Result<Started> {
         let Created { record, plan, hierarchies, folders, lock, shared, .. } = created;
         let decided = match record.request.host_config.links.is_empty() {
@@ -81,11 +82,11 @@ impl Engine {
         }) {
             Ok(prepared) => prepared,
             Err(err) => {
-                removal::undo(&self.roots, &record);
+                cannot_start(&self.roots, &record, &folders, &err);
                 return Err(err);
             }
         };
-        self.launch(record, folders, lock, prepared, attach, true)
+        self.launch(record, folders, lock, prepared, attach)
     }
 
     /// Starts a container that was made before, or has ended. One that runs is no error: `None`.
@@ -120,10 +121,9 @@ impl Engine {
             self.prepare(&record, &folders, plan, shared, hierarchies)
         });
         match prepared {
-            Ok(prepared) => self.launch(record, folders, lock, prepared, attach, false).map(Some),
+            Ok(prepared) => self.launch(record, folders, lock, prepared, attach).map(Some),
             Err(err) => {
-                failed(&folders, &err);
-                removal::delete_run_folder(&folders);
+                cannot_start(&self.roots, &record, &folders, &err);
                 Err(err)
             }
         }
@@ -211,7 +211,6 @@ impl Engine {
         lock: Lock,
         prepared: Prepared,
         attach: Attach,
-        fresh: bool,
     ) -> Result<Started> {
         let attached = attach.stdin || attach.stdout || attach.stderr;
         let tty = record.request.config.tty;
@@ -228,7 +227,6 @@ impl Engine {
             record,
             prepared,
             lock,
-            fresh,
             terminal_size,
             wants: [attach.stdout, attach.stderr],
             attached,
@@ -327,6 +325,15 @@ impl Engine {
 /// The error and its hint, as [`Status::error`] has them.
 fn told(err: &Error) -> String {
     err.hint_text().map_or_else(|| err.to_string(), |hint| format!("{err}\nhint: {hint}"))
+}
+
+/// A start has failed: the container stays as it was before, with the reason; one with `--rm` goes.
+pub(crate) fn cannot_start(roots: &Roots, record: &Record, folders: &Folders, err: &Error) {
+    if record.request.host_config.auto_remove {
+        return removal::undo(roots, record);
+    }
+    failed(folders, err);
+    removal::delete_run_folder(folders);
 }
 
 /// Writes down that a container could not be started, and why.

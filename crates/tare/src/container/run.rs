@@ -116,6 +116,7 @@ fn run(engine: &Engine, given: &Given) -> Result<u8> {
     }
     // Nobody will see the output, so at least say whose it is.
     let silent = !attach.stdout && !attach.stderr;
+    let stays = !request.host_config.auto_remove;
     let mut id_file = given.text("cidfile").filter(|path| !path.is_empty()).map(IdFile::claim).transpose()?;
 
     let created = make(engine, request, given)?;
@@ -128,11 +129,21 @@ fn run(engine: &Engine, given: &Given) -> Result<u8> {
         let _ = engine.remove(&id, true, true);
         return Err(error);
     }
-    let (warnings, attachment) = match engine.start(created, attach)? {
-        Started::Detached(warnings) => (warnings, None),
-        Started::Attached(mut attachment) => (std::mem::take(&mut attachment.warnings), Some(attachment)),
+    let started = engine.start(created, attach);
+    if started.is_ok() || stays {
+        id_file.into_iter().for_each(IdFile::keep);
+    }
+    let (warnings, attachment) = match started {
+        Ok(Started::Detached(warnings)) => (warnings, None),
+        Ok(Started::Attached(mut attachment)) => (std::mem::take(&mut attachment.warnings), Some(attachment)),
+        Err(error) => {
+            // It is there to be looked at.
+            if silent && stays {
+                terminal::say(&format!("{id}\n"))?;
+            }
+            return Err(error);
+        }
     };
-    id_file.into_iter().for_each(IdFile::keep);
     if let Some(path) = given.text("pidfile").filter(|path| !path.is_empty()) {
         write_pid(engine, &id, path)?;
     }
