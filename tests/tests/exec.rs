@@ -208,3 +208,53 @@ fn in_the_background_it_outlives_the_command() {
     host.tare(["exec", "-d", "box", "sh", "-c", "sleep 0.5; touch /done"]).run().prints("");
     eventually("it was done", || host.tare(["exec", "box", "test", "-e", "/done"]).run().code() == 0);
 }
+
+/// A machine whose process 1 reaps nothing, like a development container with `sleep infinity` as its command.
+struct Careless(std::process::Child);
+
+impl Careless {
+    fn new() -> Careless {
+        let words = ["--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "600"];
+        Careless(std::process::Command::new("unshare").args(words).spawn().expect("unshare(1) starts"))
+    }
+
+    fn first(&self) -> String {
+        let path = format!("/proc/{0}/task/{0}/children", self.0.id());
+        let mut first = String::new();
+        eventually("it has a process 1", || {
+            first = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            !first.is_empty()
+                && std::fs::read_to_string(format!("/proc/{first}/comm")).is_ok_and(|name| name == "sleep\n")
+        });
+        first
+    }
+
+    fn tare(&self, host: &Host, words: &[&str]) -> tare_tests::Tare {
+        host.wrapped(&["nsenter", "--target", &self.first(), "--pid", "--mount"], words)
+    }
+}
+
+impl Drop for Careless {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_container_ends_after_it_where_the_hosts_process_1_reaps_nothing() {
+    let (host, careless) = (Host::new(), Careless::new());
+    let tare = |words: &[&str]| careless.tare(&host, words);
+    host.busybox();
+    let within = tare_tests::stretched(Duration::from_secs(8));
+    for end in [&["stop", "-t", "0", "box"][..], &["kill", "box"], &["rm", "-f", "box"]] {
+        tare(&["run", "-d", "--name", "box", "busybox", "sleep", "600"]).run().ok();
+        tare(&["exec", "-d", "box", "true"]).run().ok();
+        tare(&["exec", "-d", "box", "sleep", "600"]).run().ok();
+        tare(&["exec", "-d", "-t", "box", "sleep", "600"]).run().ok();
+        tare(end).within(within).run().ok();
+        if end[0] != "rm" {
+            tare(&["rm", "box"]).run().ok();
+        }
+    }
+}

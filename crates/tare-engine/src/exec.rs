@@ -6,19 +6,21 @@
 //!    └── how it ended ─┘   the reaper stays for what the program leaves behind
 //! ```
 //!
-//! The command is the parent and passes input and output itself; no monitor has anything to do with it.
+//! The command is the parent and passes input and output itself; no monitor has anything to do with it. With `-d` its
+//! [`keeper`] is.
 
+mod keeper;
 mod list;
 pub mod probe;
 mod relay;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::PipeFlags;
 use tare_cgroup::{Cgroup, Hierarchies};
+use tare_runtime::Running;
 use tare_runtime::launch::{Join, Joined, join};
 use tare_runtime::seccomp::{self, Compiled};
 use tare_runtime::user::UserRequest;
@@ -56,8 +58,6 @@ pub struct ExecRequest {
     pub detach: bool,
     /// Keys that leave its terminal.
     pub keys: Keys,
-    /// Kill it after this time.
-    pub timeout: Option<Duration>,
 }
 
 impl Engine {
@@ -78,24 +78,24 @@ impl Engine {
         self.emit(&Event::container(&record, format!("exec_create: {command}")));
         let outside = Outside::open(request, status.base)?;
         let cgroup = crate::cgroup::open(&hierarchies, &record);
-        let joined =
-            Place { folders: &folders, record: &record, status: &status, plan: &plan, cgroup: &cgroup }
-                .start(target.as_fd(), request, outside.theirs())
-                .map_err(|err| match err.kind() {
+        let place =
+            Place { folders: &folders, record: &record, status: &status, plan: &plan, cgroup: &cgroup };
+        let start = || {
+            let joined =
+                place.start(target.as_fd(), request, outside.theirs()).map_err(|err| match err.kind() {
                     Kind::CommandNotFound | Kind::Conflict => err,
                     // An unknown user, a folder that is none: to Docker that is a command that cannot be executed.
                     _ => err.with_kind(Kind::CommandNotExecutable),
                 })?;
-        self.emit(&Event::container(&record, format!("exec_start: {command}")));
+            self.emit(&Event::container(&record, format!("exec_start: {command}")));
+            Ok(joined)
+        };
+        let ended = |code| self.emit(&Event::container(&record, "exec_die").with("exitCode", code));
         if request.detach {
-            if let Some(terminal) = &joined.running.terminal {
-                relay::keep_terminal(terminal)?;
-            }
-            return Ok(0);
+            return keeper::start(&start, &ended).map(|()| 0);
         }
-        let deadline = request.timeout.map(|time| Instant::now() + time);
-        let code = relay::relay(joined, outside, request, deadline)?;
-        self.emit(&Event::container(&record, "exec_die").with("exitCode", code));
+        let code = relay::relay(start()?, outside, request)?;
+        ended(code);
         Ok(code)
     }
 
@@ -252,20 +252,26 @@ impl Outside {
     }
 }
 
-/// How the program ended, as its reaper tells it; a reaper that was killed tells nothing, and then it is asked of the
-/// kernel.
-fn how_it_ended(joined: &Joined) -> u8 {
+/// How the program ended, as its reaper tells it; `None`: that was killed.
+fn word(told: BorrowedFd<'_>) -> Option<Ended> {
     let mut word = [0; 2];
-    match rustix::io::read(&joined.told, &mut word) {
-        Ok(2) => {
-            // A reaper with nothing left to do ends now, and is ours to reap; another stays on its own.
-            let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-            let pidfd = &joined.running.child.pidfd;
-            if rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&moment)) == Ok(1) {
-                let _ = process::wait(pidfd.as_fd());
-            }
-            if word[0] == 0 { word[1] } else { Ended::Killed(word[1].into()).code() }
-        }
-        _ => process::wait(joined.running.child.pidfd.as_fd()).map_or(255, Ended::code),
+    match rustix::io::read(told, &mut word) {
+        Ok(2) if word[0] == 0 => Some(Ended::Exited(word[1])),
+        Ok(2) => Some(Ended::Killed(word[1].into())),
+        _ => None,
     }
+}
+
+/// How the program ended; of a reaper that was killed it is asked of the kernel.
+fn how_it_ended(joined: &Joined) -> u8 {
+    let Joined { told, running: Running { child, .. } } = joined;
+    let Some(ended) = word(told.as_fd()) else {
+        return process::wait(child.pidfd.as_fd()).map_or(255, Ended::code);
+    };
+    // One with nothing left to do ends now, and is ours to reap; another stays on its own.
+    let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    if rustix::event::poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&moment)) == Ok(1) {
+        let _ = process::wait(child.pidfd.as_fd());
+    }
+    ended.code()
 }

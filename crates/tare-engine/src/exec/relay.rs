@@ -1,11 +1,10 @@
 //! Between the caller's stdin, stdout and terminal and those of a process started by `exec`.
 //!
-//! As in [`attach`](crate::attach) nothing here blocks but poll(2): a slow reader holds up neither a signal nor a time limit.
+//! As in [`attach`](crate::attach) nothing here blocks but poll(2): a slow reader holds up no signal.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tare_runtime::launch::Joined;
@@ -42,13 +41,8 @@ struct Relay {
     signals: SignalFd,
 }
 
-/// Passes everything on until the process ends, the caller leaves, or the time is up; answers the exit code.
-pub fn relay(
-    mut joined: Joined,
-    outside: Outside,
-    request: &ExecRequest,
-    deadline: Option<Instant>,
-) -> Result<u8> {
+/// Passes everything on until the process ends or the caller leaves; answers the exit code.
+pub fn relay(mut joined: Joined, outside: Outside, request: &ExecRequest) -> Result<u8> {
     tare_sys::signal::block_all()?;
     let signals = SignalFd::new()?;
     let Outside { stdin, mut output, theirs } = outside;
@@ -79,7 +73,7 @@ pub fn relay(
         left: false,
         signals,
     };
-    let code = relay.work(request.tty, deadline)?;
+    let code = relay.work(request.tty)?;
     drop(raw);
     if relay.left {
         eprintln!("read escape sequence");
@@ -91,18 +85,13 @@ pub fn relay(
 }
 
 impl Relay {
-    fn work(&mut self, tty: bool, deadline: Option<Instant>) -> Result<u8> {
+    fn work(&mut self, tty: bool) -> Result<u8> {
         loop {
             self.take_rest();
             if let (Some(code), None) = (self.ended, &self.piece) {
                 return Ok(code);
             }
             let runs = self.ended.is_none();
-            let deadline = deadline.filter(|_| runs);
-            let timeout = deadline.map(|deadline| {
-                let left = deadline.saturating_duration_since(Instant::now());
-                Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
-            });
             let stdin = rustix::stdio::stdin();
             let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
             let told = add(&mut fds, runs.then_some(self.joined.told.as_fd()), PollFlags::IN);
@@ -117,7 +106,7 @@ impl Relay {
             let input = add(&mut fds, takes_input.then_some(stdin), PollFlags::IN);
             let sink = self.sink.as_ref().filter(|_| runs && !self.input.is_empty());
             let feed = add(&mut fds, sink.map(AsFd::as_fd), PollFlags::OUT);
-            match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            match rustix::event::poll(&mut fds, None) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(errno).doing(|| "poll(exec)"),
@@ -150,11 +139,6 @@ impl Relay {
             if is(told) {
                 self.ended = Some(how_it_ended(&self.joined));
                 self.rest = self.output.each_ref().map(|file| file.as_ref().map_or(0, stdio::at_most));
-            } else if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                // Its reaper takes the program with it. Before more output: one that writes without end has no more time
-                // than another.
-                process::signal(self.joined.running.child.pidfd.as_fd(), 9)?;
-                return Ok(128 + 9);
             }
         }
     }
@@ -246,7 +230,7 @@ impl Relay {
 }
 
 /// The caller has left: somebody has to hold the terminal, or it would hang up.
-pub fn keep_terminal(terminal: &OwnedFd) -> Result<()> {
+fn keep_terminal(terminal: &OwnedFd) -> Result<()> {
     if process::fork()?.is_some() {
         return Ok(());
     }

@@ -45,7 +45,6 @@ fn exec(engine: &Engine, given: &Given) -> Result<u8> {
         stdin: given.on("interactive")? && !given.on("detach")?,
         detach: given.on("detach")?,
         keys: attach::keys(given)?,
-        timeout: None,
     };
     if request.tty && request.stdin && !io::stdin().is_terminal() {
         return Err(Error::new(Kind::Usage, "the input device is not a TTY")
