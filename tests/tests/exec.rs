@@ -258,3 +258,24 @@ fn a_container_ends_after_it_where_the_hosts_process_1_reaps_nothing() {
         }
     }
 }
+
+#[test]
+fn who_waits_for_a_container_is_told_what_keeps_it_from_ending() {
+    let (host, careless) = (Host::new(), Careless::new());
+    let tare = |words: &[&str]| careless.tare(&host, words);
+    host.busybox();
+    tare(&["run", "-d", "--name", "box", "busybox", "sleep", "600"]).run().ok();
+    // Its reaper stays for what it leaves behind.
+    tare(&["exec", "box", "sh", "-c", "sleep 600 & exit 0"]).run().ok();
+    for end in [&["stop", "-t", "0", "box"][..], &["kill", "box"], &["rm", "-f", "box"]] {
+        let out = tare(end).within(tare_tests::stretched(Duration::from_secs(25))).run();
+        out.fails(1);
+        out.complains_of(&[
+            "the container box was killed and has not ended",
+            "(tare-reaper) has ended, but the parent of that does not wait for it: process 1 (sleep)",
+            "process 1 of this machine has to reap orphans",
+        ]);
+    }
+    drop(careless);
+    host.tare(["rm", "-f", "box"]).run().ok();
+}

@@ -44,6 +44,7 @@ mod monitor;
 mod name;
 mod name_server;
 mod network;
+mod obstacle;
 pub mod policy;
 mod processes;
 mod prune;

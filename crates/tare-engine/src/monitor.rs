@@ -19,6 +19,7 @@
 
 pub mod adopt;
 mod client;
+mod end;
 mod health;
 mod listener;
 pub mod message;
@@ -36,30 +37,29 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use tare_cgroup::{Cgroup, Hierarchies, MemoryEvents};
+use tare_cgroup::{Cgroup, Hierarchies};
 use tare_network::names::Server;
 use tare_network::proxy::Proxy;
 use tare_runtime::launch::Hooked;
 use tare_runtime::{Launch, Running};
 use tare_sys::channel::Channel;
 use tare_sys::netlink::Netlink;
-use tare_sys::process::{self, Ended, Side};
+use tare_sys::process::{self, Side};
 use tare_sys::time::Moment;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::container::{Folders, Lock, Record, Roots, State, Status};
-use crate::events::Event;
 use crate::health::Word;
 use crate::log::{Stream, Writer};
+use crate::name_server;
 use crate::network::{self, Joined};
 use crate::range::Range;
 use crate::start::Prepared;
 use crate::stdio::{self, Stdin};
-use crate::{name_server, removal};
 use client::Client;
 use health::Probe;
 use listener::Listener;
-use message::{Exit, Message};
+use message::Message;
 use output::{Glass, Unfinished};
 
 /// How long a container has to run until its monitor makes itself small.
@@ -183,6 +183,8 @@ struct Times {
     flush: Option<Instant>,
     /// It was asked to stop, and has not.
     kill: Option<Instant>,
+    /// It was killed: see whether it has ended.
+    death: Option<Instant>,
     /// See whether it would hear the stop signal by now.
     repeat: Option<Instant>,
     /// Start it again.
@@ -526,8 +528,8 @@ impl Monitor {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let Times { settle, flush, kill, repeat, restart, take, listen, probe, firewall } = self.times;
-        let next = [settle, flush, kill, repeat, restart, take, listen, probe, firewall]
+        let Times { settle, flush, kill, death, repeat, restart, take, listen, probe, firewall } = self.times;
+        let next = [settle, flush, kill, death, repeat, restart, take, listen, probe, firewall]
             .into_iter()
             .flatten()
             .min()?;
@@ -549,6 +551,9 @@ impl Monitor {
         }
         if due(&mut self.times.kill) {
             self.signal(9, sender::TIMEOUT);
+        }
+        if due(&mut self.times.death) {
+            self.look_at_death();
         }
         if due(&mut self.times.repeat) {
             self.look_at_stop();
@@ -609,129 +614,6 @@ impl Monitor {
     /// Writes the status down. A full disk loses it; the sweep then says what it can.
     fn note(&self) {
         let _ = self.folders.write_status(&self.status);
-    }
-
-    /// Its process has ended: writes that down, tells all who wait, and starts it again or cleans up.
-    fn end(&mut self) {
-        let Some(alive) = self.alive.take() else { return };
-        self.keeper = None;
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            self.take_output(stream, true);
-        }
-        self.log.finish();
-        let ended = adopt::how_it_ended(&alive.pidfd, self.status.pid);
-        // First of all, because a user's systemd takes the cgroup away by itself; and only after a failure: a container that
-        // ended well was not killed.
-        let failed = ended.map_or(255, Ended::code) != 0;
-        let events = if failed { self.with_cgroup(Cgroup::memory_events).ok() } else { None };
-        // Before anybody hears of the end: the next one may want the same port or address.
-        // Its sockets hold the network namespace.
-        self.names = None;
-        self.proxy = None;
-        self.ports.clear();
-        if self.small || name_server::was_told(&self.roots, &self.record.id) {
-            // Since its start it may have been put on others, or taken off.
-            self.joined.connections = network::connections(&self.roots, &self.record.id);
-        }
-        let left = self.joined.leave(&self.roots);
-        let exit = self.learn(ended, events);
-        network::tell_end(&self.roots, &left, &self.record.id);
-        self.end_checking();
-        self.times = Times { listen: self.times.listen, ..Times::default() };
-        let again = restart::after(
-            &self.record.request.host_config.restart_policy,
-            &mut self.status,
-            self.asked.as_ref(),
-            Instant::now(),
-        );
-        let removed = again.is_none() && self.record.request.host_config.auto_remove;
-        if again.is_none() {
-            crate::volume::unmount_unused(&self.roots, &self.record.id, &self.record.mounts);
-        }
-        if removed {
-            removal::to_trash(&self.roots, &self.record);
-            // Who hears of the end finds its volumes gone.
-            removal::release_volumes(&self.roots, &self.record);
-        } else {
-            self.note();
-        }
-        for client in &mut self.clients {
-            client.ended(exit, again.is_none());
-        }
-        // From here on nobody waits for more than the cleaning up.
-        drop(alive);
-        self.undo_start();
-        self.look_after_pool();
-        match again {
-            Some(when) => {
-                self.times.restart = Some(when);
-                self.terminal = None;
-                if matches!(self.asked, Some(Asked::Restart)) {
-                    self.begin_again();
-                }
-            }
-            None => self.leave(removed),
-        }
-    }
-
-    fn undo_start(&self) {
-        let _ = self.with_cgroup(|cgroup| {
-            cgroup.remove().or_else(|_| {
-                // Processes that do not die with PID 1: it shared the pid namespace of another.
-                let _ = cgroup.kill();
-                cgroup.remove()
-            })
-        });
-        removal::release_range(&self.roots, &self.record.id, &self.status);
-    }
-
-    /// Nothing is left to be in charge of.
-    fn leave(&mut self, removed: bool) {
-        self.over = true;
-        self.times = Times::default();
-        self.listener = None;
-        self.output = [None, None];
-        if removed {
-            removal::delete_trash(&self.roots, &self.record.id);
-        } else {
-            removal::delete_run_folder(&self.folders);
-        }
-        self.lock.release();
-        for client in &mut self.clients {
-            client.close_when_told();
-        }
-    }
-
-    /// How it ended, as it is told and written down.
-    fn learn(&mut self, ended: Option<Ended>, events: Option<MemoryEvents>) -> Exit {
-        let code = ended.map_or(255, Ended::code);
-        let exit = Exit {
-            code,
-            unknown: ended.is_none(),
-            oom_killed: events.as_ref().is_some_and(|events| events.oom_kills > 0),
-            memory_limit: self.record.request.host_config.memory.max(0) as u64,
-        };
-        if exit.oom_killed {
-            crate::events::emit(&self.roots, &Event::container(&self.record, "oom"));
-        }
-        let event = Event::container(&self.record, "die").with("exitCode", code);
-        crate::events::emit(&self.roots, &event.with("execDuration", self.lived().as_secs()));
-        self.status.state = State::Exited;
-        self.status.pid = 0;
-        self.status.finished = Moment::now().to_string();
-        self.status.exit_code = ended.map(Ended::code);
-        self.status.oom_killed = exit.oom_killed;
-        self.status.memory_peak = events.and_then(|events| events.peak).unwrap_or(0);
-        self.status.error = match ended {
-            Some(_) => String::new(),
-            None => "its monitor was killed, so nobody saw how it ended".to_owned(),
-        };
-        exit
-    }
-
-    fn lived(&self) -> Duration {
-        let began = Moment::parse(&self.status.started).map_or(0, |moment| moment.0);
-        Duration::from_nanos(u64::try_from(Moment::now().0.saturating_sub(began)).unwrap_or(0))
     }
 
     /// Executes itself again, unless somebody is attached, whose channel would be lost.

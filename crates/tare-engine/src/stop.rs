@@ -11,7 +11,7 @@ use crate::engine::{Engine, not_running};
 use crate::events::Event;
 use crate::monitor::message::{Exit, Message, Order};
 use crate::start::Attach;
-use crate::{removal, sweep};
+use crate::{obstacle, removal, sweep};
 
 /// How long a command waits for a monitor to finish its work after the container's death.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,17 +24,11 @@ impl Engine {
         if status.process().is_none() {
             return Err(not_running(container));
         }
-        let end = self.connect(&folders)?;
-        Order::Wait.send(&end)?;
-        self.order(&folders, &Order::Kill(signal)).map_err(|err| named(err, container))?;
-        if signal == 9 {
-            while let Ok(Some((message, _))) = Message::receive(&end, &mut Message::buffer()) {
-                if let Message::Ended(_) = message {
-                    break;
-                }
-            }
+        match self.order(&folders, &Order::Kill(signal)) {
+            // It has just ended, of this as like as not, and its monitor was killed over it.
+            Err(err) if signal == 9 && err.kind() == Kind::Conflict => Ok(()),
+            result => result.map_err(|err| named(err, container)),
         }
-        Ok(())
     }
 
     /// Asks it to stop, and kills it after `timeout` seconds. One that has ended is no error.
@@ -116,6 +110,7 @@ impl Engine {
         let folders = self.find(container)?;
         let status = folders.status().ok().flatten();
         let process = status.as_ref().and_then(Status::process);
+        let pid = status.as_ref().map_or(0, |status| status.pid);
         let restarts = status.is_some_and(|status| status.restarts());
         if process.is_some() || restarts || (force && folders.has_somebody()) {
             if !force {
@@ -127,7 +122,12 @@ impl Engine {
             if let (Err(_), Some(pidfd)) = (ordered, process) {
                 // A monitor that cannot be talked to does not keep it alive.
                 process::signal(pidfd.as_fd(), 9)?;
-                ends_within(pidfd.as_fd(), PATIENCE)?;
+                // One that answers has waited already.
+                let patience = if folders.has_somebody() { Duration::ZERO } else { PATIENCE };
+                if !ends_within(pidfd.as_fd(), patience)? {
+                    let name = folders.record().map_or_else(|_| container.to_owned(), |record| record.name);
+                    return Err(obstacle::to_death(&name, pid).context(format!("remove {container}")));
+                }
             }
         }
         self.wait_until_settled(&folders, || false)?;

@@ -8,7 +8,8 @@
 //!
 //! An orphan is left to the host's process 1, and where that reaps nothing (a development container whose process 1 is
 //! `sleep infinity`), its container could not end: a pid namespace ends when the last of its processes has been waited for.
-//! The command of an `exec` in the foreground waits itself: a keeper would cost each a sixth of its time.
+//! The command of an `exec` in the foreground waits itself: a keeper would cost each a sixth of its time. Where that is
+//! killed, or leaves something behind, [`obstacle`](crate::obstacle) tells what became of it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -230,12 +230,17 @@ impl Monitor {
                 if ends {
                     self.intend_stop();
                 }
-                self.signal(signal, &self.sender(at));
+                let sender = self.sender(at);
+                self.signal(signal, &sender);
                 if ends && signal != 9 && self.status.state == State::Paused {
                     // Frozen it could not obey.
                     self.freeze(false)?;
                 }
-                Ok(true)
+                if let (9, Some(client)) = (signal, self.clients.get_mut(at)) {
+                    // Done with its end.
+                    client.ordered = true;
+                }
+                Ok(signal != 9)
             }
             Order::Stop(signal, timeout) => self.ask_to_end(at, Asked::Stop, signal, timeout),
             Order::Restart(signal, timeout) => self.ask_to_end(at, Asked::Restart, signal, timeout),

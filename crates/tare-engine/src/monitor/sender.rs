@@ -35,9 +35,12 @@ fn of(channel: &Channel) -> String {
 
 impl Monitor {
     /// Sends it a signal, and tells who wanted that.
-    pub(super) fn signal(&self, number: i32, by: &str) {
+    pub(super) fn signal(&mut self, number: i32, by: &str) {
         let Some(alive) = &self.alive else { return };
         let _ = process::signal(alive.pidfd.as_fd(), number);
+        if number == 9 {
+            self.expect_death();
+        }
         let event = Event::container(&self.record, "kill").with("signal", number).with("by", by);
         crate::events::emit(&self.roots, &event);
         if self.status.state == State::Paused && number == 9 {
