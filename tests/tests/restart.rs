@@ -174,3 +174,25 @@ fn a_renamed_container_has_its_new_name_and_no_other() {
     host.tare(["inspect", "one"]).run().fails(1).complains_of(&["no such"]);
     host.detached(&["--name", "one"], "true");
 }
+
+#[test]
+fn one_that_is_to_be_removed_is_started_again_and_removed_where_it_cannot_be() {
+    let host = Host::new();
+    host.busybox();
+    let lost = |name: &str| {
+        host.tare(["ps", "-aq"]).run().prints("");
+        host.tare(["volume", "ls", "-q"]).run().prints("");
+        host.tare(["inspect", name]).run().fails(1);
+    };
+    host.detached(&["--rm", "--name", "box", "-v", "/data"], "sleep 600");
+    host.tare(["exec", "box", "touch", "/mine"]).run().ok();
+    host.tare(["restart", "-t", "0", "box"]).run().ok();
+    host.tare(["exec", "box", "test", "-e", "/mine"]).run().ok();
+    host.tare(["exec", "box", "rm", "/bin/sh"]).run().ok();
+    host.tare(["restart", "-t", "0", "box"]).run().fails(1).complains_of(&["sh"]);
+    lost("box");
+    // One that was only made.
+    host.tare(["create", "--rm", "--name", "made", "busybox", "nonesuch"]).run().ok();
+    host.tare(["start", "made"]).run().fails(1).complains_of(&["nonesuch"]);
+    lost("made");
+}

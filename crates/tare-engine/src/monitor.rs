@@ -27,7 +27,7 @@ mod output;
 mod ports;
 mod repeat;
 pub mod restart;
-mod sender;
+pub mod sender;
 pub mod terminal;
 
 use std::cell::Cell;

@@ -136,6 +136,9 @@ impl Engine {
         folders: &Folders,
     ) -> Result<(Plan, Option<u32>, Hierarchies)> {
         let sharing = policy::sharing(&record.request.host_config)?;
+        if record.request.host_config.auto_remove {
+            forget_the_life_before(folders);
+        }
         let hierarchies = Hierarchies::discover()?;
         let mut facts = facts::gather(&record.request, &hierarchies)?;
         facts::add_cdi(&record.request, &mut facts)?;
@@ -322,6 +325,12 @@ impl Engine {
     }
 }
 
+/// An overlay that is not synchronised (`volatile`) refuses to be mounted once more, since the machine may have broken down in
+/// between (filesystems/overlayfs.rst, "Volatile mount"). Then a container that is to be removed after its end is gone.
+fn forget_the_life_before(folders: &Folders) {
+    let _ = fs::remove_dir_all(folders.writable_layer().join("work/work/incompat"));
+}
+
 /// The error and its hint, as [`Status::error`] has them.
 fn told(err: &Error) -> String {
     err.hint_text().map_or_else(|| err.to_string(), |hint| format!("{err}\nhint: {hint}"))
@@ -337,7 +346,7 @@ pub(crate) fn cannot_start(roots: &Roots, record: &Record, folders: &Folders, er
 }
 
 /// Writes down that a container could not be started, and why.
-pub(crate) fn failed(folders: &Folders, err: &Error) {
+fn failed(folders: &Folders, err: &Error) {
     let status = folders.status().ok().flatten().unwrap_or_else(Status::created);
     let code = match err.kind() {
         Kind::CommandNotFound => 127,

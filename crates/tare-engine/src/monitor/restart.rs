@@ -51,10 +51,10 @@ impl Monitor {
                 }
             }
             Err(err) => {
+                crate::start::cannot_start(&self.roots, &self.record, &self.folders, &err);
                 for client in &mut self.clients {
                     client.done(&Err(err.clone()));
                 }
-                crate::start::failed(&self.folders, &err);
                 self.leave(false);
             }
         }
