@@ -100,7 +100,35 @@ fn a_restart_policy_goes_on_after_its_monitor_was_killed() {
     let second = host.pid("box");
     kill_monitors(&host);
     tare_tests::process::signal(second, Signal::KILL);
+    // Of a zombie the kernel still tells how it ended.
+    eventually("it is gone", || Process::by_id(second).is_none());
     eventually("it runs again", || ![0, second].contains(&host.pid("box")));
+    let ends = ["events", "--since", "1h", "--until", "0s", "--filter", "event=die"];
+    assert_eq!(host.tare(ends).run().ok().lines().count(), 2);
+    host.tare(["rm", "-f", "box"]).run().ok();
+}
+
+#[test]
+fn who_is_attached_to_one_that_is_gone_with_its_monitor_does_not_stay_for_its_next_life() {
+    let host = Host::new();
+    // The sixth life lasts, and the seventh would begin after three seconds.
+    let script = "echo >> /lives; [ $(wc -l < /lives) -lt 6 ] && exit 1; echo on; exec sleep 600";
+    host.detached(&["--name", "box", "--restart", "always"], script);
+    eventually("it lasts", || host.tare(["logs", "box"]).run().stdout() == "on");
+    let attached = host.tare(["attach", "--no-stdin", "box"]).start();
+    eventually("it is attached", || has_open(attached.id(), "anon_inode:[signalfd]"));
+    // It sees nothing until both are gone.
+    attached.signal(Signal::STOP);
+    let container = host.pid("box");
+    for process in host.processes().into_iter().filter(|process| process.id != attached.id()) {
+        process.kill();
+    }
+    tare_tests::process::signal(container, Signal::KILL);
+    // Of a zombie the kernel still tells how it ended.
+    eventually("it is gone", || Process::by_id(container).is_none());
+    attached.signal(Signal::CONT);
+    let out = attached.wait_within(tare_tests::stretched(Duration::from_millis(2500)));
+    out.fails(UNKNOWN).complains_of(&["nobody knows how the container ended"]);
     host.tare(["rm", "-f", "box"]).run().ok();
 }
 
@@ -217,9 +245,13 @@ fn an_idle_monitor_is_small_and_sleeps() {
 
 /// Whether a command has connected to a monitor.
 fn has_socket(id: i32) -> bool {
+    has_open(id, "socket:")
+}
+
+fn has_open(id: i32, kind: &str) -> bool {
     let files = std::fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
     let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
-    links.into_iter().any(|link| link.to_string_lossy().starts_with("socket:"))
+    links.into_iter().any(|link| link.to_string_lossy().starts_with(kind))
 }
 
 #[test]

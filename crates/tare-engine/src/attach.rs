@@ -231,6 +231,8 @@ impl Relay {
                 let line = format!("\r\n[tare: {bytes} bytes were left out here; `tare logs` has them]\r\n");
                 self.output = Some((Stream::Stderr, line.into_bytes()));
             }
+            // It ended with its monitor, and the next one waits to start it again: that is another life than ours.
+            Some((Message::Failed(err), _)) if err.kind() == Kind::Conflict => self.nobody_saw_its_end()?,
             Some(_) => {}
             None => self.find_the_new_monitor()?,
         }
@@ -248,11 +250,16 @@ impl Relay {
                 let _ = Order::Attach(show).send(&channel);
                 self.with.channel = channel;
             }
-            Err(err) if err.kind() == Kind::Conflict => {
-                self.ended = Some(Exit::written(folders.status()?.as_ref()));
-            }
+            Err(err) if err.kind() == Kind::Conflict => self.nobody_saw_its_end()?,
             Err(err) => return Err(err),
         }
+        Ok(())
+    }
+
+    /// What is written down has to do.
+    fn nobody_saw_its_end(&mut self) -> Result<()> {
+        let folders = self.with.roots.folders(&self.with.id);
+        self.ended = Some(Exit::written(folders.status()?.as_ref()));
         Ok(())
     }
 

@@ -195,12 +195,12 @@ pub(crate) fn tend(roots: &Roots, id: &str, in_trash: bool) {
             if folders.write_status(&ended).is_err() {
                 return;
             }
+            // As in inspect: nobody saw it.
+            events::emit(roots, &events::Event::container(&record, "die").with("exitCode", 255));
             if again {
                 undo_start(roots, &record, &ended);
                 let _ = monitor::adopt::start(roots, id, &lock);
             } else {
-                // As in inspect: nobody saw it.
-                events::emit(roots, &events::Event::container(&record, "die").with("exitCode", 255));
                 put_away(&record, &folders);
                 crate::volume::unmount_unused(roots, &record.id, &record.mounts);
             }
