@@ -276,6 +276,10 @@ fn who_waits_for_a_container_is_told_what_keeps_it_from_ending() {
             "process 1 of this machine has to reap orphans",
         ]);
     }
+    // Nor can anybody get in.
+    for flags in [&["exec", "box", "true"][..], &["exec", "-d", "box", "true"]] {
+        tare(flags).run().fails(1).complains_of(&["container box is not running"]);
+    }
     drop(careless);
     host.tare(["rm", "-f", "box"]).run().ok();
 }

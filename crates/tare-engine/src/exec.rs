@@ -83,6 +83,8 @@ impl Engine {
         let start = || {
             let joined =
                 place.start(target.as_fd(), request, outside.theirs()).map_err(|err| match err.kind() {
+                    // Nobody gets in any more, for one reason or another.
+                    _ if is_ending(status.pid) => not_running(container),
                     Kind::CommandNotFound | Kind::Conflict => err,
                     // An unknown user, a folder that is none: to Docker that is a command that cannot be executed.
                     _ => err.with_kind(Kind::CommandNotExecutable),
@@ -164,6 +166,16 @@ impl Place<'_> {
             reaps: true,
         })
     }
+}
+
+/// Whether a process is about to end, or has. A PID 1 first waits for all others of its container.
+fn is_ending(pid: i32) -> bool {
+    /// `PF_EXITING` of linux/sched.h; the flags are field 9 (proc_pid_stat(5)), 6 behind the name.
+    const EXITING: u32 = 4;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags =
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(6)?.parse().ok());
+    flags.is_none_or(|flags: u32| flags & EXITING != 0)
 }
 
 /// The compiled filter. The first exec into a container keeps it for those that follow: compiling takes as long as a
