@@ -232,21 +232,27 @@ fn links_in_the_container_lead_nowhere_outside() {
     host.tare(["rm", "-f", "evil"]).run().ok();
 }
 
-/// Only one at a time can look into a container that does not run.
-#[test]
-fn who_copies_from_a_stopped_container_waits_for_another_who_does() {
-    let host = Host::new();
-    stopped(&host, "box", &[]);
+/// A copy from a container that goes no further than a pipe takes, until that is read.
+fn half_done(host: &Host) -> (std::process::Child, fs::File) {
     let pipe = host.work().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let first = host.tare(["cp", "box:/bin", "-"]).into_command();
     let mut sh = Command::new("sh");
     sh.args(["-c", "exec \"$@\" > \"$0\""]).arg(&pipe).arg(first.get_program()).args(first.get_args());
     sh.envs(first.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut first = sh.spawn().unwrap();
+    let first = sh.spawn().unwrap();
     let mut archive = fs::File::open(&pipe).unwrap();
     // It is at it, and goes no further than the pipe takes.
     archive.read_exact(&mut [0; 512]).unwrap();
+    (first, archive)
+}
+
+/// Only one at a time can look into a container that does not run.
+#[test]
+fn who_copies_from_a_stopped_container_waits_for_another_who_does() {
+    let host = Host::new();
+    stopped(&host, "box", &[]);
+    let (mut first, mut archive) = half_done(&host);
     let others = [host.tare(["cp", "box:/bin/busybox", "-"]).start(), host.tare(["start", "box"]).start()];
     std::thread::sleep(Duration::from_millis(500));
     archive.read_to_end(&mut Vec::new()).unwrap();
@@ -254,6 +260,22 @@ fn who_copies_from_a_stopped_container_waits_for_another_who_does() {
     for other in others {
         other.wait().ok();
     }
+}
+
+#[test]
+fn a_copy_waits_as_long_as_another_takes_and_who_does_not_is_told_for_what() {
+    let host = Host::new();
+    stopped(&host, "box", &[]);
+    let (mut first, mut archive) = half_done(&host);
+    let copy = host.tare(["cp", "box:/bin/busybox", "-"]).start();
+    let start = host.tare(["start", "box"]).within(tare_tests::stretched(Duration::from_secs(25))).run();
+    start.fails(1);
+    let pid = first.id();
+    start.complains_of(&[&format!("wait for box: `tare cp` (process {pid}) is still at work on it")]);
+    std::thread::sleep(Duration::from_millis(500));
+    archive.read_to_end(&mut Vec::new()).unwrap();
+    assert!(first.wait().unwrap().success());
+    copy.wait().ok();
 }
 
 /// The container puts a link in the place of a pipe before that has got its permissions.

@@ -159,13 +159,7 @@ impl Engine {
                 Err(err) => return Err(err),
             }
             if Instant::now() > deadline {
-                return Err(Error::new(
-                    Kind::Kernel,
-                    format!("wait for the monitor of {}: it does not finish", folders.id),
-                )
-                .hint(
-                    "a process in an uninterruptible wait (a dead disk or network file system) holds it up",
-                ));
+                return Err(obstacle::in_charge(folders));
             }
             std::thread::sleep(Duration::from_micros(250));
         }

@@ -36,8 +36,11 @@ impl Inside {
                 return Ok(inside);
             }
             match folders.lock_or_make() {
-                // Another copies, or starts it, just now.
-                Err(err) if err.kind() == Kind::Conflict => engine.wait_until_settled(&folders, runs)?,
+                // Another copies, or starts it, just now. Copying takes as long as it takes.
+                Err(err) if err.kind() == Kind::Conflict => match engine.wait_until_settled(&folders, runs) {
+                    Err(err) if err.kind() == Kind::Conflict => {}
+                    settled => settled?,
+                },
                 lock => {
                     let what = || format!("look into the container {container}");
                     return lock.and_then(|lock| stopped(engine, &folders, lock)).doing(what);

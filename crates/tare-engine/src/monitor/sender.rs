@@ -55,8 +55,8 @@ impl Monitor {
     }
 }
 
-/// `tare stop`, of a whole command line: what comes after may be long, and secret.
-fn command(words: &[u8]) -> String {
+/// A process's command, such as `tare stop`, of a whole command line: what comes after may be long, and secret.
+pub fn command(words: &[u8]) -> String {
     let mut words = words.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy);
     let mut command = "tare".to_owned();
     if let Some(verb) = words.find(|word| !word.is_empty() && !word.starts_with('-')) {
