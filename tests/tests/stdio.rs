@@ -228,3 +228,22 @@ fn a_detached_run_returns_at_once_and_keeps_no_pipe() {
     host.detached(&[], "sleep 60");
     assert!(start.elapsed() < stretched(Duration::from_secs(5)), "it took {:?}", start.elapsed());
 }
+
+#[test]
+fn what_its_caller_had_open_is_let_go_of_by_a_container_in_the_background() {
+    let host = Host::new();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let image = host.busybox();
+    let lock = host.file("lock", "");
+    let script = format!("exec 9<{}; flock 9; exec \"$@\"", lock.display());
+    let words = ["run", "-d", "--name", "cron", image, "sleep", "600"];
+    host.wrapped(&["sh", "-c", &script, "sh"], words).run().ok();
+    let free = || {
+        let file = std::fs::File::open(&lock).expect("a file of our own");
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+    };
+    eventually("the lock is free", free);
+    assert_eq!(host.status("cron"), "running");
+}

@@ -141,6 +141,11 @@ fn run(job: Job, channel: Channel) {
 /// Leaves the caller's session, folder and files.
 fn settle() -> Result<()> {
     rustix::process::setsid().doing(|| "setsid()")?;
+    // Of ours all is so already; what the caller had open (the lock of a cron job) goes when this one executes itself again.
+    // In an ordinary user's machine there is one file that has to stay.
+    if !tare_sys::rootless::is_on() {
+        process::close_on_exec_from(3)?;
+    }
     // The terminal's Ctrl-C is not for us, and nothing but SIGKILL ends a monitor before its container.
     tare_sys::signal::block_all()?;
     let _ = rustix::thread::set_name(c"tare-monitor");
