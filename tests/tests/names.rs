@@ -139,6 +139,15 @@ fn links_that_lead_nowhere_are_refused() {
 }
 
 #[test]
+fn one_that_publishes_very_many_ports_has_a_name_as_well() {
+    let host = Host::new();
+    network(&host, "lan", &[]);
+    host.detached(&["--network", "lan", "--name", "many", "-p", "20000-20999:20000-20999"], "sleep 600");
+    let networks = &host.inspect("many")["NetworkSettings"]["Networks"];
+    assert_eq!(line(&host, "lan", &[], &format!("{DIG} +short many")), networks["lan"]["IPAddress"]);
+}
+
+#[test]
 fn those_who_share_an_alias_take_turns() {
     let host = Host::new();
     network(&host, "lan", &[]);
