@@ -139,10 +139,11 @@ impl<'a> Query<'a> {
                 IpAddr::V4(v4) => builder.push((name, TTL, A::new(*v4))),
                 IpAddr::V6(v6) => builder.push((name, TTL, Aaaa::new(*v6))),
             }),
-            Answer::Pointer(host) => {
-                let host: Name<Vec<u8>> = host.parse().ok()?;
-                builder.push((name, TTL, Ptr::new(host)))
-            }
+            Answer::Pointer(host) => match host.parse::<Name<Vec<u8>>>() {
+                Ok(host) => builder.push((name, TTL, Ptr::new(host))),
+                // A container may be called what no message can hold: by more than 63 letters, or with two dots in a row.
+                Err(_) => Ok(()),
+            },
             Answer::Failed => Ok(()),
         };
         if pushed.is_err() {

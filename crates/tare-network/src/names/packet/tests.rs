@@ -105,6 +105,18 @@ fn pointers_that_lead_in_circles_are_no_names() {
 }
 
 #[test]
+fn an_address_of_one_whose_name_no_message_can_hold_has_no_name_and_no_failure() {
+    let bytes = query("2.0.9.10.in-addr.arpa", 12, None);
+    let query = Query::read(&bytes).unwrap();
+    for (name, records) in
+        [("web.lan".to_owned(), 1), (format!("{}.lan", "w".repeat(64)), 0), ("w..b.lan".to_owned(), 0)]
+    {
+        let answer = query.answer(&Answer::Pointer(name), LARGEST);
+        assert_eq!((answer[3] & 15, answer[7]), (0, records));
+    }
+}
+
+#[test]
 fn an_answer_belongs_to_its_query_alone() {
     let asked = query("example.com", 1, None);
     let mut answer = asked.clone();
