@@ -2,10 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
+use tare_tests::machine::own_network;
 use tare_tests::resolver::{Resolver, answer, with_code};
 use tare_tests::{Host, Outcome, Tare, eventually};
 
@@ -259,6 +263,29 @@ fn a_resolver_that_does_not_answer_is_passed_over_and_a_liar_not_believed() {
     let out = with_resolvers(&host, &file, &words).run().ok();
     assert!(out.starts_with("192.0.2.3 "), "{out}");
     assert!(silent.count() >= 1 && failing.count() >= 1);
+}
+
+#[test]
+fn a_resolver_may_take_as_long_as_a_client_waits() {
+    let host = Host::new();
+    network(&host, "lan", &[]);
+    own_network();
+    let socket = Arc::new(UdpSocket::bind("127.53.6.1:53").expect("an address of the test's own"));
+    let slow = Arc::clone(&socket);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = slow.recv_from(&mut buffer) {
+            let (query, slow) = (buffer[..length].to_vec(), Arc::clone(&slow));
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(3200));
+                let _ = slow.send_to(&answer(&query, [192, 0, 2, 7], 1), from);
+            });
+        }
+    });
+    let file = host.file("resolv.conf", "nameserver 127.53.6.1\n");
+    let ask = "dig +tries=1 +time=5 @127.0.0.11 +short slow.example";
+    let words = ["run", "--rm", "--network", "lan", "host", "sh", "-c", ask];
+    with_resolvers(&host, &file, &words).run().prints("192.0.2.7");
 }
 
 #[test]

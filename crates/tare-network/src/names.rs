@@ -58,6 +58,8 @@ const MOST_STREAMS: usize = 16;
 const BATCH: usize = 32;
 /// After this nobody waits any more.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// As long as this a server may take that others had to stand in for: as long as a client waits (resolv.conf(5)).
+const LATE: Duration = Duration::from_secs(5);
 /// Every server is asked as often as this.
 const ROUNDS: usize = 2;
 
@@ -273,7 +275,7 @@ impl Server {
                 break;
             }
             let (_, oldest) = self.pending.remove(0);
-            self.fail(oldest.question);
+            self.give_up(oldest.question);
         }
         if let Client::Stream(serial) = client
             && let Some((_, stream, _)) = self.streams.iter_mut().find(|(known, ..)| *known == serial)
@@ -301,14 +303,21 @@ impl Server {
                     let writes = if pending.writes() { EventFlags::OUT } else { EventFlags::IN };
                     let token = EventData::new_u64(PENDING | u64::from(serial));
                     if epoll::add(&self.epoll, &pending, token, writes).is_err() {
-                        return self.fail(pending.question);
+                        return self.give_up(pending.question);
                     }
                     self.pending.push((serial, pending));
                     return;
                 }
             }
         }
-        self.fail(question);
+        self.give_up(question);
+    }
+
+    /// One try of a question has come to nothing.
+    fn give_up(&mut self, question: Question) {
+        if !self.pending.iter().any(|(_, pending)| pending.question.is(&question)) {
+            self.fail(question);
+        }
     }
 
     /// Does something from inside the container's network.
@@ -334,20 +343,20 @@ impl Server {
                 let _ = epoll::modify(&self.epoll, &*pending, token, EventFlags::IN);
             }
             News::Answer(answer) => {
-                let (_, pending) = self.pending.remove(index);
-                let (question, server) = (pending.question, pending.server);
+                let (_, Pending { question, server, late, .. }) = self.pending.remove(index);
                 // As the C library does: who says that it cannot say is no reason not to ask the next one.
-                if packet::declined(&answer) && question.tries < self.upstreams.count() {
+                if packet::declined(&answer) && !late && question.tries < self.upstreams.count() {
                     return self.ask(question);
                 }
+                self.pending.retain(|(_, pending)| !pending.question.is(&question));
                 if question.tries > 1 {
                     self.upstreams.prefer(server);
                 }
                 self.reply(question.client, &answer);
             }
             News::Lost => {
-                let (_, pending) = self.pending.remove(index);
-                self.ask(pending.question);
+                let (_, Pending { question, late, .. }) = self.pending.remove(index);
+                if late { self.give_up(question) } else { self.ask(question) }
             }
         }
     }
@@ -359,8 +368,17 @@ impl Server {
         self.armed = None;
         let now = Instant::now();
         while let Some(index) = self.pending.iter().position(|(_, pending)| pending.deadline <= now) {
-            let (_, pending) = self.pending.remove(index);
-            self.ask(pending.question);
+            let (serial, mut pending) = self.pending.remove(index);
+            let question = pending.question.clone();
+            if std::mem::replace(&mut pending.late, true) {
+                self.give_up(question);
+                continue;
+            }
+            pending.deadline = question.since + LATE;
+            if pending.deadline > now {
+                self.pending.insert(index, (serial, pending));
+            }
+            self.ask(question);
         }
         self.streams.retain(|(_, stream, _)| stream.waiting || stream.deadline > now);
     }

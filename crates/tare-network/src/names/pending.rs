@@ -27,7 +27,7 @@ pub enum Client {
 }
 
 /// A question that is not answered yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Question {
     /// Who asked.
     pub client: Client,
@@ -41,6 +41,13 @@ pub struct Question {
     pub since: Instant,
 }
 
+impl Question {
+    /// Whether both are tries of one.
+    pub fn is(&self, other: &Question) -> bool {
+        (self.client, self.id, self.since) == (other.client, other.id, other.since)
+    }
+}
+
 /// One try to have it answered.
 #[derive(Debug)]
 pub struct Pending {
@@ -50,6 +57,8 @@ pub struct Pending {
     pub server: SocketAddr,
     /// When to give that up.
     pub deadline: Instant,
+    /// Another one is asked by now, but it may still answer.
+    pub late: bool,
     socket: OwnedFd,
     tcp: Option<Tcp>,
 }
@@ -83,7 +92,14 @@ impl Pending {
         match Pending::send(&mut question, server, sockets) {
             Ok((socket, tcp)) => {
                 let patience = if tcp.is_some() { PATIENCE_TCP } else { PATIENCE };
-                Ok(Pending { question, server, deadline: Instant::now() + patience, socket, tcp })
+                Ok(Pending {
+                    question,
+                    server,
+                    deadline: Instant::now() + patience,
+                    late: false,
+                    socket,
+                    tcp,
+                })
             }
             Err(_) => Err(question),
         }
