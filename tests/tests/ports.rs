@@ -198,6 +198,36 @@ fn who_sends_datagrams_to_a_port_reaches_the_container_that_has_it_now() {
 }
 
 #[test]
+fn a_container_of_one_family_is_reached_by_the_other_and_answers_from_where_it_was_asked() {
+    let (host, remote) = (Host::new(), Remote::new());
+    let answers = |name: &str, server: &str, port: u16, addresses: &[&str]| {
+        let server = in_network_of(host.pid(name), || datagrams(server));
+        for address in addresses {
+            // It takes nothing from anybody else.
+            let client = datagrams(if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" });
+            client.connect((*address, port)).unwrap();
+            let mut buffer = [0; 16];
+            eventually(&format!("{name} answers at {address}"), || {
+                client.send(b"question").unwrap();
+                let Ok((8, from)) = server.recv_from(&mut buffer) else { return false };
+                server.send_to(b"answer", from).unwrap();
+                client.recv(&mut buffer).is_ok_and(|length| &buffer[..length] == b"answer")
+            });
+        }
+    };
+    let [at, machine6] = ["::1", &remote.machine6].map(|at| format!("[{at}]:5454:53/udp"));
+    host.detached(&["--name", "four", "-p", &at, "-p", &machine6], "exec sleep 600");
+    answers("four", "0.0.0.0:53", 5454, &["::1", &remote.machine6, "::1"]);
+    host.tare(["network", "create", "--ipv6", "--subnet", "fd00:1::/64", "lan"]).run().ok();
+    let flags = ["--name", "six", "--network", "lan", "-p", "8080:80", "-p", "5353:53/udp"];
+    host.detached(&flags, SERVERS);
+    eventually("it serves", || get("127.0.0.1", 8080) == "first");
+    assert_eq!(get("::1", 8080), "first");
+    assert_eq!(get_from(&remote, &remote.machine, 8080), "first");
+    answers("six", "[::]:53", 5353, &["127.0.0.1", &remote.machine, "::1"]);
+}
+
+#[test]
 fn beyond_those_that_sockets_hold_a_port_has_one_owner_at_all_addresses_as_well() {
     let host = Host::new();
     own_network();

@@ -1,4 +1,4 @@
-//! Published ports at `::1`, and at any address of IPv6 that lead to a container without IPv6: a proxy in its monitor.
+//! Published ports at `::1`, and at any address of a family that the container does not have: a proxy in its monitor.
 //!
 //! The firewall can change a destination, but not from one family to the other, and not of what goes to `::1`, which
 //! the kernel lets leave the host by no setting. Without this, `localhost`, which is `::1` first of all, would lead
@@ -252,13 +252,14 @@ fn listeners(
     let is_ours = |port: &&Reserved| {
         let at = port.published.address;
         let asks_us = at.is_unspecified() || at.is_loopback() || ipv6.is_none();
-        (all || (at.is_ipv6() && asks_us)) && port.published.protocol != Protocol::Sctp
+        let ours = if at.is_ipv6() { asks_us } else { ipv4.is_none() };
+        (all || ours) && port.published.protocol != Protocol::Sctp
     };
     let mut listeners = Vec::new();
     for port in reserved.iter().filter(is_ours) {
         // In the long ranges nobody holds a socket.
         let Some(socket) = &port.socket else { continue };
-        let what = || format!("listen on port {} of IPv6", port.published.port);
+        let what = || format!("listen on port {}", port.published.port);
         let socket = socket.try_clone().doing(what)?;
         rustix::io::ioctl_fionbio(&socket, true).doing(what)?;
         // The client's family, where the container has it: only then can its address be kept.

@@ -21,8 +21,8 @@ const LONGEST: usize = 64 * 1024;
 #[derive(Debug)]
 struct Client {
     address: SocketAddr,
-    /// The port that it asked.
-    port: u16,
+    /// The port that it asked, at which address: the answer has to come from there.
+    asked: SocketAddr,
     /// Connected to the container.
     socket: OwnedFd,
     /// Its number in the epoll.
@@ -54,7 +54,7 @@ impl Clients {
         buffer: &mut Vec<u8>,
     ) {
         buffer.resize(LONGEST, 0);
-        let Some(port) = port_of(listener) else { return };
+        let Some(asked) = name_of(listener) else { return };
         for _ in 0..TURN {
             let (length, address) =
                 match rustix::net::recvfrom(listener, &mut buffer[..], RecvFlags::DONTWAIT) {
@@ -64,7 +64,7 @@ impl Clients {
                 };
             let Ok(address) = SocketAddr::try_from(address) else { continue };
             let Some(at) =
-                self.find(address, port).or_else(|| self.admit(epoll, first, address, port, target, keeps))
+                self.find(address, asked).or_else(|| self.admit(epoll, first, address, asked, target, keeps))
             else {
                 continue;
             };
@@ -86,7 +86,7 @@ impl Clients {
     ) {
         buffer.resize(LONGEST, 0);
         let Some(client) = self.all.iter().find(|client| client.key == key) else { return };
-        let Some(listener) = listeners.find(|listener| port_of(listener) == Some(client.port)) else {
+        let Some(listener) = listeners.find(|listener| name_of(listener) == Some(client.asked)) else {
             // Its port is not published any more.
             self.all.retain(|client| client.key != key);
             return;
@@ -104,8 +104,8 @@ impl Clients {
         }
     }
 
-    fn find(&self, address: SocketAddr, port: u16) -> Option<usize> {
-        self.all.iter().position(|client| client.address == address && client.port == port)
+    fn find(&self, address: SocketAddr, asked: SocketAddr) -> Option<usize> {
+        self.all.iter().position(|client| client.address == address && client.asked == asked)
     }
 
     fn admit(
@@ -113,7 +113,7 @@ impl Clients {
         epoll: &OwnedFd,
         first: u64,
         address: SocketAddr,
-        port: u16,
+        asked: SocketAddr,
         target: SocketAddr,
         keeps: bool,
     ) -> Option<usize> {
@@ -126,11 +126,11 @@ impl Clients {
         let key = first + self.admitted;
         self.admitted += 1;
         epoll::add(epoll, &socket, EventData::new_u64(key), EventFlags::IN).ok()?;
-        self.all.push(Client { address, port, socket, key, heard: 0 });
+        self.all.push(Client { address, asked, socket, key, heard: 0 });
         Some(self.all.len() - 1)
     }
 }
 
-fn port_of(socket: &OwnedFd) -> Option<u16> {
-    SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok().map(|address| address.port())
+fn name_of(socket: &OwnedFd) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
 }
