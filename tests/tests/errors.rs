@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tare_tests::{Host, Outcome, busybox, stretched};
+use tare_tests::disk::{Disk, apart};
+use tare_tests::{Host, Outcome, busybox, eventually, stretched};
 
 /// `tare run --rm WORDS`, which has to leave no trace.
 fn run(host: &Host, words: &[&str]) -> Outcome {
@@ -310,6 +311,32 @@ fn a_full_disk_is_named_and_leaves_nothing_half_done() {
     image.fails(125).complains_of(&["busybox"]);
     let free: u32 = String::from_utf8_lossy(&space.stdout).lines().last().unwrap().trim().parse().unwrap();
     assert!(free > 800, "of 1024 kB only {free} are free again");
+}
+
+#[test]
+fn how_one_ends_is_known_though_the_disk_is_full() {
+    if !apart("how_one_ends_is_known_though_the_disk_is_full") {
+        return;
+    }
+    let host = Host::new();
+    let disk = Disk::new(&host.work(), 32, 4000);
+    let call = |words: &[&str]| host.tare(words).env("TARE_ROOT", disk.path().join("root")).run();
+    call(&["image", "import", busybox::cached_archive().to_str().unwrap(), "busybox"]).ok();
+    let script = "trap 'exit 7' TERM; echo on; while :; do sleep 0.1; done";
+    for name in ["stopped", "killed"] {
+        call(&["run", "-d", "--name", name, "busybox", "sh", "-c", script]).ok();
+        eventually("it runs", || call(&["logs", name]).stdout() == "on");
+    }
+    disk.fill(0);
+    assert!((0..10_000).any(|n| fs::write(disk.path().join(format!("more{n}")), [0; 4096]).is_err()));
+    call(&["stop", "stopped"]).ok();
+    call(&["kill", "killed"]).ok();
+    for (name, code) in [("stopped", "7"), ("killed", "137")] {
+        call(&["wait", name]).prints(code);
+        let state = call(&["inspect", name, "--format", "{{.State.Status}} {{.State.ExitCode}}"]);
+        state.prints(&format!("exited {code}"));
+        call(&["rm", name]).ok();
+    }
 }
 
 #[test]

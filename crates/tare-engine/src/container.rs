@@ -28,7 +28,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -330,6 +330,14 @@ impl Folders {
         write_json(&self.state, STATUS, status)
     }
 
+    /// The same, where what has become of the container must not be lost: over what was there if the disk is full.
+    pub fn note_status(&self, status: &Status) -> Result<()> {
+        self.write_status(status).or_else(|err| match err.errno() {
+            Some(Errno::NOSPC | Errno::DQUOT) => overwrite_json(&self.state.join(STATUS), status),
+            _ => Err(err),
+        })
+    }
+
     /// The socket of its monitor.
     pub fn control(&self) -> PathBuf {
         self.run.join("control")
@@ -484,6 +492,22 @@ pub fn write_json<T: Serialize>(folder: &Path, name: &str, value: &T) -> Result<
         .doing(what)?;
     file.write_all(&text).doing(what).map_err(explain_full)?;
     fs::rename(&temporary, &path).doing(what)
+}
+
+/// Writes a JSON file in its old place, for which a full disk needs no more room. Whoever reads it meanwhile may find neither
+/// the old one nor the new one.
+fn overwrite_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let what = || format!("write over {}", path.display());
+    let mut text =
+        serde_json::to_vec(value).map_err(|err| Error::new(Kind::Corrupt, format!("{}: {err}", what())))?;
+    let file = fs::OpenOptions::new().write(true).open(path).doing(what)?;
+    let metadata = file.metadata().doing(what)?;
+    // At once, and as long as the old one: white space is no part of it.
+    text.resize(text.len().max(metadata.len() as usize), b'\n');
+    if text.len() as u64 > metadata.blocks() * 512 {
+        return Err(Error::new(Kind::Exhausted, format!("{}: it has no room for more", what())));
+    }
+    file.write_all_at(&text, 0).doing(what)
 }
 
 /// Says what a full disk means for the caller.

@@ -270,6 +270,8 @@ struct Monitor {
     small: bool,
     /// The container has ended for good, and its end is written down.
     over: bool,
+    /// What was last to be written down of it could not be.
+    lost: bool,
 }
 
 impl Monitor {
@@ -305,6 +307,7 @@ impl Monitor {
             probe: None,
             small: false,
             over: false,
+            lost: false,
         }
     }
 
@@ -616,9 +619,9 @@ impl Monitor {
         }
     }
 
-    /// Writes the status down. A full disk loses it; the sweep then says what it can.
-    fn note(&self) {
-        let _ = self.folders.write_status(&self.status);
+    /// Writes the status down.
+    fn note(&mut self) {
+        self.lost = self.folders.note_status(&self.status).is_err();
     }
 
     /// Executes itself again, unless somebody is attached, whose channel would be lost.

@@ -356,7 +356,7 @@ fn failed(folders: &Folders, err: &Error) {
     let state = if status.state == State::Created { State::Created } else { State::Exited };
     let status = Status { state, pid: 0, base: None, exit_code: Some(code), error: told(err), ..status };
     // A full disk loses the reason; the caller is told it in any case.
-    let _ = folders.write_status(&status);
+    let _ = folders.note_status(&status);
 }
 
 /// Where the search for a free id range begins: ids are random.

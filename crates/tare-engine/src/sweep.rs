@@ -192,7 +192,7 @@ pub(crate) fn tend(roots: &Roots, id: &str, in_trash: bool) {
                     Instant::now(),
                 )
                 .is_some();
-            if folders.write_status(&ended).is_err() {
+            if folders.note_status(&ended).is_err() {
                 return;
             }
             // As in inspect: nobody saw it.

@@ -99,9 +99,10 @@ impl Monitor {
         self.output = [None, None];
         if removed {
             removal::delete_trash(&self.roots, &self.record.id);
-        } else {
+        } else if !self.lost {
             removal::delete_run_folder(&self.folders);
         }
+        // By a run folder that is left a sweep sees that it has to find out what it can.
         self.lock.release();
         for client in &mut self.clients {
             client.close_when_told();
