@@ -292,3 +292,21 @@ fn a_rename_of_one_that_is_just_ending_is_no_error() {
     renaming.wait().ok();
     assert_eq!(host.status("other"), "exited");
 }
+
+#[test]
+fn one_whose_record_is_damaged_and_whose_monitor_was_killed_is_removed_with_all_that_it_has() {
+    let host = Host::new();
+    for (name, file) in [("first", "container.json"), ("second", "status.json")] {
+        let id = host.detached(&["--name", name, "-p", "8080:80"], "sleep 600");
+        let container = host.pid(name);
+        kill_monitors(&host);
+        std::fs::write(host.root().join("containers").join(&id).join(file), "").expect("an empty file");
+        let within = tare_tests::stretched(Duration::from_secs(5));
+        host.tare(["rm", "-f", name]).within(within).run().ok();
+        eventually("it has ended", || Process::by_id(container).is_none_or(|process| !process.is_alive()));
+        for hierarchy in ["", "pids", "memory", "freezer"] {
+            let cgroup = std::path::Path::new("/sys/fs/cgroup").join(hierarchy).join("tare").join(&id);
+            assert!(!cgroup.exists(), "{cgroup:?} is left");
+        }
+    }
+}

@@ -88,6 +88,11 @@ pub fn open(on: &Hierarchies, record: &Record) -> Cgroup {
     Cgroup::at(on, &Location { driver, path, unit: record.cgroup_unit.clone(), rootless: true })
 }
 
+/// That of a container whose record cannot be read, unless it was asked for another. An ordinary user's is its systemd's affair.
+pub fn usual(on: &Hierarchies, id: &str) -> Option<Cgroup> {
+    (!rootless::is_on()).then(|| Cgroup::open(on, &Path::new("/tare").join(id)))
+}
+
 /// A set-up that dies for want of memory looks like any other death; the cgroup knows better.
 pub fn explain_death(err: Error, cgroup: &Cgroup) -> Error {
     match cgroup.memory_events() {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use tare_cgroup::Hierarchies;
+use tare_cgroup::{Cgroup, Hierarchies};
 
 use crate::container::{Folders, Record, Roots, State, Status, make_folder, read_json};
 use crate::events::Event;
@@ -60,6 +60,12 @@ pub fn empty(roots: &Roots, id: &str) {
         // Killed before it was written down, but perhaps not before it had claimed something.
         _ => {
             crate::storage::release(&folder);
+            // Or its record is damaged, and it runs.
+            if let Ok(hierarchies) = Hierarchies::discover()
+                && let Some(cgroup) = crate::cgroup::usual(&hierarchies, id)
+            {
+                kill_and_remove(&cgroup);
+            }
             release_claims(roots, id);
             volume::discard_anonymous(roots, id, &folder);
         }
@@ -132,7 +138,10 @@ fn delete(folder: &Path, likely: &[&str]) {
 /// Removes the container's cgroup, and whoever is still in it.
 pub fn remove_cgroup(record: &Record) {
     let Ok(hierarchies) = Hierarchies::discover() else { return };
-    let cgroup = crate::cgroup::open(&hierarchies, record);
+    kill_and_remove(&crate::cgroup::open(&hierarchies, record));
+}
+
+fn kill_and_remove(cgroup: &Cgroup) {
     let _ = cgroup.kill();
     let _ = cgroup.remove();
 }

@@ -118,7 +118,11 @@ impl Engine {
                 return Err(Error::new(Kind::Conflict, format!("remove {container}: it is {doing}"))
                     .hint(format!("stop it first (`tare stop {container}`), or use --force")));
             }
-            let ordered = self.order(&folders, &Order::Stop(Some(9), Some(0)));
+            let ordered = match folders.record() {
+                // Nor does another monitor take over one whose record is damaged.
+                Err(err) if !folders.has_somebody() => Err(err),
+                _ => self.order(&folders, &Order::Stop(Some(9), Some(0))),
+            };
             if let (Err(_), Some(pidfd)) = (ordered, process) {
                 // A monitor that cannot be talked to does not keep it alive.
                 process::signal(pidfd.as_fd(), 9)?;
