@@ -68,8 +68,32 @@ fn volumes_come_and_go_in_the_events_too() {
         let filters = filters.iter().flat_map(|filter| ["--filter", filter]);
         host.tare(words).args(filters).run().ok()
     };
-    assert_eq!(of(&["type=volume"]), "create data\ncreate more\ndestroy data\ndestroy more");
+    let all = "create data\ncreate more\nmount more\nunmount more\ndestroy data\ndestroy more";
+    assert_eq!(of(&["type=volume"]), all);
     assert_eq!(of(&["volume=more", "event=destroy"]), "destroy more");
+}
+
+#[test]
+fn copies_images_and_new_names_are_told() {
+    let host = Host::new();
+    host.detached(&["--name", "web"], "sleep 60");
+    let file = host.file("file", "text");
+    host.tare(["cp"]).arg(&file).arg("web:/tmp/file").run().ok();
+    host.tare(["cp", "web:/tmp/file"]).arg(host.work().join("back")).run().ok();
+    host.tare(["cp", "web:/tmp/file", "-"]).run().ok();
+    let id = host.tare(["commit", "-m", "a note", "web", "made:1"]).run().ok();
+    host.tare(["rename", "web", "site"]).run().ok();
+    let life = ["create", "start", "extract-to-dir", "archive-path", "archive-path", "commit"];
+    let life =
+        [&life.map(|action| format!("container {action} web"))[..], &["container rename site".to_owned()]];
+    assert_eq!(told(&host, &["type=container"]), life.concat());
+    let of = |event: &str, format: &str| {
+        let words = ["events", "--since", "1h", "--until", "0s", "--filter", event, "--format", format];
+        host.tare(words).run().ok()
+    };
+    let attributes = "{{with .Actor.Attributes}}{{.comment}} {{.imageID}} {{.imageRef}}{{end}}";
+    assert_eq!(of("event=commit", attributes), format!("a note {id} made:1"));
+    assert_eq!(of("event=rename", "{{.Actor.Attributes.oldName}}"), "/web");
 }
 
 #[test]

@@ -29,6 +29,19 @@ fn ask(address: &str, port: u16) -> String {
 }
 
 #[test]
+fn an_option_that_cannot_be_meant_closes_nothing_and_is_refused() {
+    let host = Host::new();
+    for (option, complaint) in [
+        ("com.docker.network.bridge.enable_icc=no", "\"no\""),
+        ("enable_ip_masquerade=off", "\"off\""),
+        ("com.docker.network.bridge.host_binding_ipv4=here", "\"here\""),
+        ("nosuch=1", "nosuch"),
+    ] {
+        host.tare(["network", "create", "-o", option, "lan"]).run().fails(1).complains_of(&[complaint]);
+    }
+}
+
+#[test]
 fn a_container_has_an_address_reaches_the_world_and_has_no_ipv6() {
     let (host, remote) = (Host::new(), Remote::new());
     let folder = host.folder("web");
@@ -365,6 +378,15 @@ fn connected_to_several_networks_at_once_a_container_is_on_all_of_them() {
     assert_eq!(links.lines().filter(|line| line.contains(": eth")).count(), 1, "{links}");
 }
 
+/// As many links as networks; `none` is the word for none of them.
+#[track_caller]
+fn is_on_what_inspect_tells(host: &Host, name: &str) {
+    let networks = host.inspect(name)["NetworkSettings"]["Networks"].clone();
+    let networks = networks.as_object().unwrap().keys().filter(|network| *network != "none").count();
+    let links = host.tare(["exec", name, "ip", "-o", "link"]).run().ok();
+    assert_eq!(links.lines().filter(|line| line.contains(": eth")).count(), networks, "{links}");
+}
+
 #[test]
 fn connected_or_disconnected_while_it_starts_a_container_is_on_the_networks_that_inspect_tells() {
     let host = Host::new();
@@ -379,9 +401,7 @@ fn connected_or_disconnected_while_it_starts_a_container_is_on_the_networks_that
         let change = host.tare(["network"]).args(change).arg("web").start();
         start.wait().ok();
         change.wait().ok();
-        let networks = host.inspect("web")["NetworkSettings"]["Networks"].as_object().unwrap().len();
-        let links = host.tare(["exec", "web", "ip", "-o", "link"]).run().ok();
-        assert_eq!(links.lines().filter(|line| line.contains(": eth")).count(), networks, "{links}");
+        is_on_what_inspect_tells(&host, "web");
         host.tare(["rm", "-f", "web"]).run().ok();
     }
 }
@@ -408,9 +428,7 @@ fn connected_while_it_begins_again_a_container_is_on_the_networks_that_inspect_t
         eventually("it runs again", || host.status("web") == "running");
         strace.signal(rustix::process::Signal::INT);
         strace.wait();
-        let networks = host.inspect("web")["NetworkSettings"]["Networks"].as_object().unwrap().len();
-        let links = host.tare(["exec", "web", "ip", "-o", "link"]).run().ok();
-        assert_eq!(links.lines().filter(|line| line.contains(": eth")).count(), networks, "{links}");
+        is_on_what_inspect_tells(&host, "web");
     }
 }
 

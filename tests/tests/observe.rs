@@ -79,8 +79,8 @@ fn inspect_has_dockers_shape() {
         (
             "HostConfig",
             "AutoRemove Binds BlkioWeight CapAdd CapDrop CgroupParent CgroupnsMode ConsoleSize ContainerIDFile \
-             CpuShares CpusetCpus Devices Dns ExtraHosts GroupAdd IpcMode Links LogConfig Memory MemorySwap NanoCpus \
-             NetworkMode OomScoreAdj PidMode PidsLimit PortBindings Privileged PublishAllPorts ReadonlyRootfs \
+             CpuShares CpusetCpus Devices Dns ExtraHosts GroupAdd IpcMode Links LogConfig MaskedPaths Memory MemorySwap NanoCpus \
+             NetworkMode OomScoreAdj PidMode PidsLimit PortBindings Privileged PublishAllPorts ReadonlyPaths ReadonlyRootfs \
              RestartPolicy Runtime SecurityOpt ShmSize UTSMode Ulimits UsernsMode VolumeDriver VolumesFrom",
         ),
     ] {
@@ -101,6 +101,27 @@ fn inspect_has_dockers_shape() {
         .complains_of(&["map has no entry for key"]);
     let size = host.tare(["inspect", "-s", "-f", "{{.SizeRw}} {{.SizeRootFs}}", "web"]).run().ok();
     assert!(size.starts_with("0 "), "{size}");
+}
+
+#[test]
+fn a_mode_is_listed_as_a_network() {
+    let host = Host::new();
+    let ids = |filter: &str| host.tare(["network", "ls", "-q", "--no-trunc", "-f", filter]).run().ok();
+    for mode in ["none", "host"] {
+        host.detached(&["--name", mode, "--network", mode], "sleep 60");
+        let id = ids(&format!("name=^{mode}$"));
+        assert_eq!(id.len(), 64, "{id}");
+        let network = "{{range $name, $it := .NetworkSettings.Networks}}{{$name}} {{$it.NetworkID}}{{end}}";
+        host.tare(["inspect", "-f", network, mode]).run().prints(&format!("{mode} {id}"));
+        let found = ["ps", "-f", &format!("network={mode}"), "--format", "{{.Names}} {{.Networks}}"];
+        host.tare(found).run().prints(&format!("{mode} {mode}"));
+        host.tare(["network", "inspect", "-f", "{{.Name}}", &id[..12]]).run().prints(mode);
+    }
+    let paths = "{{len .HostConfig.MaskedPaths}} {{len .HostConfig.ReadonlyPaths}}";
+    assert_ne!(host.tare(["inspect", "-f", paths, "none"]).run().ok(), "0 0");
+    let open = ["create", "--name", "open", "--security-opt", "systempaths=unconfined", "host"];
+    host.tare(open).run().ok();
+    host.tare(["inspect", "-f", paths, "open"]).run().prints("0 0");
 }
 
 #[test]

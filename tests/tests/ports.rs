@@ -80,12 +80,12 @@ fn ports_that_cannot_be_had_change_nothing() {
     serving(&host);
     host.detached(&["--name", "other", "-p", "7777:80"], "exec sleep 600");
     let before = host.inspect("web")["HostConfig"].clone();
-    let refused = |words: &[&str], complaint: &str| {
-        host.tare(["update"]).args(words).arg("web").run().fails(1).complains_of(&[complaint]);
+    let refused = |words: &[&str], code: i32, complaint: &str| {
+        host.tare(["update"]).args(words).arg("web").run().fails(code).complains_of(&[complaint]);
     };
-    refused(&["-p", "9090:80", "-p", "7777:80"], "other");
-    refused(&["-p", "9090:80", "-p", "none"], "--publish none");
-    refused(&["-p", "99999:80"], "99999");
+    refused(&["-p", "9090:80", "-p", "7777:80"], 1, "other");
+    refused(&["-p", "9090:80", "-p", "none"], 1, "--publish none");
+    refused(&["-p", "99999:80"], 125, "99999");
     assert_eq!(host.inspect("web")["HostConfig"], before);
     assert_eq!(get("127.0.0.1", 8080), "first");
     assert_eq!(get("::1", 8080), "first");

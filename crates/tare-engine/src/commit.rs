@@ -9,6 +9,7 @@ use crate::carry::{is_host, name_of_host};
 use crate::container::{Record, Status};
 use crate::engine::{Engine, need_root};
 use crate::events::Event;
+use crate::image::familiar;
 use crate::request::Config;
 use crate::root::open_folder;
 
@@ -58,7 +59,9 @@ impl Engine {
         let image = store.commit(&record.image_id, open_folder(&upper).doing(what)?, name.as_ref(), &options);
         drop(pause);
         let id = image.doing(what)?.id.to_string();
-        self.emit(&Event::container(&record, "commit"));
+        let event = Event::container(&record, "commit").with("comment", &asked.message).with("imageID", &id);
+        // Docker writes no tag where none was given.
+        self.emit(&event.with("imageRef", name.map_or_else(String::new, |name| familiar(&name.to_string()))));
         Ok(id)
     }
 }

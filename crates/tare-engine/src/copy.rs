@@ -27,6 +27,7 @@ use tare_sys::path::Root;
 use tare_sys::{Context, Error, Kind, Result};
 
 use crate::engine::{Engine, need_root};
+use crate::events::Event;
 use inside::Inside;
 use read::Reader;
 use rule::{Destination, Wish};
@@ -88,7 +89,9 @@ impl Engine {
             Reader::new(inside.base).read(source, &mut |item, data| writer.put(item, data))?;
             writer.finish()
         };
-        copy().doing(what)
+        let copied = copy().doing(what)?;
+        self.tell_copy(container, "archive-path");
+        Ok(copied)
     }
 
     /// Copies a file or folder of the host into the container.
@@ -111,7 +114,9 @@ impl Engine {
                 writer.finish()
             })
         };
-        copy().doing(what)
+        let copied = copy().doing(what)?;
+        self.tell_copy(container, "extract-to-dir");
+        Ok(copied)
     }
 
     /// Writes a file or folder of the container as a tar archive, ids as the container sees them.
@@ -131,7 +136,9 @@ impl Engine {
             Reader::new(inside.base).read(source, &mut |item, data| writer.put(item, data))?;
             writer.finish()
         };
-        copy().doing(|| format!("copy from {container}:{from}"))
+        let copied = copy().doing(|| format!("copy from {container}:{from}"))?;
+        self.tell_copy(container, "archive-path");
+        Ok(copied)
     }
 
     /// Unpacks a tar archive, plain or compressed by gzip or zstd, into a folder of the container. Owners are those that
@@ -157,7 +164,16 @@ impl Engine {
                 writer.finish()
             })
         };
-        copy().doing(|| format!("copy to {container}:{to}"))
+        let copied = copy().doing(|| format!("copy to {container}:{to}"))?;
+        self.tell_copy(container, "extract-to-dir");
+        Ok(copied)
+    }
+
+    fn tell_copy(&self, container: &str, action: &str) {
+        // A courtesy: one that is gone meanwhile is not told of.
+        if let Ok(record) = self.find(container).and_then(|folders| folders.record()) {
+            self.emit(&Event::container(&record, action));
+        }
     }
 }
 

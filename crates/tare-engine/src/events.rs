@@ -96,6 +96,11 @@ impl Event {
         container.into_iter().fold(event, |event, container| event.with("container", container))
     }
 
+    /// An event of a volume, and of the container that has it.
+    pub fn volume(action: &str, name: &str, container: &str) -> Event {
+        Event::new("volume", action, name).with("driver", "local").with("container", container)
+    }
+
     /// Who asked for it: this command, and whose it is, as far as that is known.
     #[must_use]
     pub fn by(self, verb: &str) -> Event {

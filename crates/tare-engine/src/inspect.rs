@@ -116,8 +116,8 @@ fn host_config(roots: &Roots, record: &Record, sharing: &policy::Sharing) -> Res
     let mut shown = match json!({
         "Annotations": {}, "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0], "CpuCount": 0,
         "CpuPercent": 0, "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "DeviceRequests": null,
-        "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "Isolation": "", "Links": null, "PortBindings": {},
-        "PublishAllPorts": false, "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 }, "Runtime": "tare",
+        "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "Isolation": "", "Links": null, "MaskedPaths": null, "PortBindings": {},
+        "PublishAllPorts": false, "ReadonlyPaths": null, "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 }, "Runtime": "tare",
         "StorageOpt": {}, "VolumeDriver": "", "VolumesFrom": null,
     }) {
         Value::Object(defaults) => defaults,
@@ -137,6 +137,11 @@ fn host_config(roots: &Roots, record: &Record, sharing: &policy::Sharing) -> Res
     }
     if host.shm_size == 0 {
         shown.insert("ShmSize".to_owned(), json!(64 << 20));
+    }
+    if !host.privileged {
+        let secure = policy::security(host)?;
+        shown.insert("MaskedPaths".to_owned(), json!(secure.masked(&[])));
+        shown.insert("ReadonlyPaths".to_owned(), json!(secure.read_only()));
     }
     if sharing.user == Share::Host {
         // Asked for, or implied by --privileged or a namespace of the host: either way it says so.

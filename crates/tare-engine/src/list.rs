@@ -309,7 +309,7 @@ fn summary(record: &Record, status: &Status, now: Moment) -> Summary {
         labels: record.labels(),
         volumes: mounts.iter().filter(|mount| mount["Type"] == "volume").count(),
         mounts: mounts.iter().map(mount_name).collect(),
-        networks: network::wanted(request).unwrap_or_default().into_iter().map(|(name, _)| name).collect(),
+        networks: network::listed(request).into_iter().map(|(name, _)| name).collect(),
         ports: Vec::new(),
         health: "none".to_owned(),
         size: None,

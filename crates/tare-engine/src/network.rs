@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use serde::Serialize;
 use serde_json::Value;
+use tare_image::Digest;
 use tare_network::attach::Connection;
 use tare_network::endpoint::Wanted as WantedEndpoint;
 use tare_network::names::{Server, Sockets};
@@ -30,7 +31,7 @@ use crate::events::{self, Event};
 use crate::files::Place;
 use crate::monitor::message::Order;
 use crate::name_server;
-use crate::policy::{self, Share};
+use crate::policy::{self, MountPoint, Share};
 use crate::removal;
 use crate::request::{CreateRequest, EndpointSettings};
 use crate::sweep;
@@ -295,19 +296,31 @@ pub fn connections(roots: &Roots, id: &str) -> Vec<Connection> {
     networks(roots).connections(id).unwrap_or_default()
 }
 
-/// Tells that a container is on its networks, and started.
+/// Tells that a container is on its networks, has its volumes, and started.
 pub fn tell_start(roots: &Roots, connections: &[Connection], record: &Record) {
     let connect = connections.iter().map(|c| Event::network("connect", &c.network, Some(&record.id)));
-    let told = connect.chain([Event::container(record, "start")]);
+    let mount = volumes(record).map(|point| {
+        Event::volume("mount", &point.name, &record.id)
+            .with("destination", point.destination.display())
+            .with("propagation", &point.propagation)
+            .with("read/write", point.rw)
+    });
+    let told = connect.chain(mount).chain([Event::container(record, "start")]);
     events::emit_all(roots, &told.collect::<Vec<_>>());
 }
 
-/// Tells that one that has ended is on these networks no longer.
-pub fn tell_end(roots: &Roots, left: &[Connection], id: &str) {
-    if !left.is_empty() {
-        let disconnect = left.iter().map(|c| Event::network("disconnect", &c.network, Some(id)));
-        events::emit_all(roots, &disconnect.collect::<Vec<_>>());
+/// Tells that one that has ended is on these networks no longer, and has no volumes.
+pub fn tell_end(roots: &Roots, left: &[Connection], record: &Record) {
+    let disconnect = left.iter().map(|c| Event::network("disconnect", &c.network, Some(&record.id)));
+    let unmount = volumes(record).map(|point| Event::volume("unmount", &point.name, &record.id));
+    let told: Vec<_> = disconnect.chain(unmount).collect();
+    if !told.is_empty() {
+        events::emit_all(roots, &told);
     }
+}
+
+fn volumes(record: &Record) -> impl Iterator<Item = &MountPoint> {
+    record.mounts.iter().filter(|point| point.kind == "volume")
 }
 
 /// Gives back what those hold who do not run.
@@ -339,6 +352,20 @@ pub struct NetworkSummary {
 
 /// The modes that are listed among the networks, as Docker does: name and driver.
 const MODES: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
+
+/// The id of a mode, which is no network that could have a random one: the same on every machine.
+fn id_of_mode(name: &str) -> String {
+    Digest::of(format!("tare network mode {name}").as_bytes()).hex().to_owned()
+}
+
+/// What a container without networks is listed with, as under Docker: its mode.
+pub(crate) fn listed(request: &CreateRequest) -> Vec<(String, EndpointSettings)> {
+    let mode = request.host_config.network_mode.as_str();
+    if MODES.iter().any(|(name, _)| *name == mode) {
+        return vec![(mode.to_owned(), EndpointSettings::default())];
+    }
+    wanted(request).unwrap_or_default()
+}
 
 impl Engine {
     /// Makes a network.
@@ -379,8 +406,10 @@ impl Engine {
 
     /// Everything about a network, in Docker's shape.
     pub fn inspect_network(&self, word: &str) -> Result<Value> {
-        if let Some((name, driver)) = MODES.iter().find(|(name, _)| *name == word) {
-            let network = Network { name: (*name).into(), driver: (*driver).into(), ..Network::default() };
+        let is_meant = |name: &str| name == word || word.len() >= 12 && id_of_mode(name).starts_with(word);
+        if let Some((name, driver)) = MODES.iter().find(|(name, _)| is_meant(name)) {
+            let (name, driver, id) = ((*name).into(), (*driver).into(), id_of_mode(name));
+            let network = Network { name, driver, id, ..Network::default() };
             return Ok(shape::in_dockers_shape(&network, &[]));
         }
         sweep::sweep(&self.roots)?;
@@ -671,7 +700,7 @@ pub fn netns_of(pid: i32) -> Result<std::os::fd::OwnedFd> {
 
 fn mode(name: &str, driver: &str) -> NetworkSummary {
     NetworkSummary {
-        id: String::new(),
+        id: if name == DEFAULT { String::new() } else { id_of_mode(name) },
         name: name.to_owned(),
         driver: driver.to_owned(),
         created: tare_sys::time::NEVER.to_owned(),

@@ -31,7 +31,7 @@ impl Engine {
             return Err(err);
         }
         self.roots.release_name(&old, &record.id);
-        self.emit(&Event::container(&record, "rename").with("oldName", &old));
+        self.emit(&Event::container(&record, "rename").with("oldName", format!("/{old}")));
         self.tell_monitor(&folders)
     }
 

@@ -315,6 +315,21 @@ impl Networks {
                 Error::new(Kind::Usage, format!("invalid mtu {text:?}")).hint("68 to 65535 bytes")
             })?;
         }
+        // A word that is neither is no reason to leave open what was to be closed.
+        for names in [&option::ICC, &option::MASQUERADE] {
+            if let Some(text) = network.option(names)
+                && !["true", "1", "false", "0"].contains(&text)
+            {
+                let what = format!("invalid value {text:?} for {}", names[0]);
+                return Err(Error::new(Kind::Usage, what).hint("it is true or false"));
+            }
+        }
+        if let Some(text) = network.option(&option::HOST_IP)
+            && text.parse::<IpAddr>().is_err()
+        {
+            let what = format!("invalid value {text:?} for {}", option::HOST_IP[0]);
+            return Err(Error::new(Kind::Usage, what).hint("it is an address of this host"));
+        }
         network.isolated = matches!(network.option(&option::ICC), Some("false" | "0"));
         network.link = match (network.has_bridge(), network.option(&option::NAME)) {
             (true, Some(name)) => name.to_owned(),

@@ -41,7 +41,7 @@ impl Monitor {
         }
         let left = self.joined.leave(&self.roots);
         let exit = self.learn(ended, events);
-        network::tell_end(&self.roots, &left, &self.record.id);
+        network::tell_end(&self.roots, &left, &self.record);
         self.end_checking();
         self.times = Times { listen: self.times.listen, ..Times::default() };
         let again = restart::after(

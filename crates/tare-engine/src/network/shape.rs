@@ -8,7 +8,7 @@ use tare_network::network::Network;
 use tare_sys::Result;
 
 use super::ports::container_ports;
-use super::{networks, stands_for, wanted};
+use super::{MODES, id_of_mode, listed, networks, stands_for};
 use crate::container::{Record, Roots};
 
 /// A network in Docker's shape.
@@ -68,10 +68,12 @@ pub fn settings(roots: &Roots, record: &Record, running: bool, pid: i32) -> Resu
     let networks = networks(roots);
     let connections = if running { networks.connections(&record.id)? } else { Vec::new() };
     let mut all = serde_json::Map::new();
-    for (name, settings) in wanted(&record.request).unwrap_or_default() {
+    for (name, settings) in listed(&record.request) {
         let found = connections.iter().find(|c| stands_for(&networks, &name, &c.network));
         let (mut value, name) = (json!(settings), found.map_or(name, |c| c.network.name.clone()));
-        value["NetworkID"] = json!(found.map_or("", |c| c.network.id.as_str()));
+        let is_mode = MODES.iter().any(|(mode, _)| *mode == name);
+        let mode = if is_mode { id_of_mode(&name) } else { String::new() };
+        value["NetworkID"] = json!(found.map_or(mode.as_str(), |c| c.network.id.as_str()));
         value["EndpointID"] = json!(found.map_or("", |c| c.endpoint.id.as_str()));
         for (ipv4, gateway, address, prefix) in [
             (true, "Gateway", "IPAddress", "IPPrefixLen"),
