@@ -70,9 +70,15 @@ pub fn print(
         if !more || over {
             return Ok(());
         }
+        // Files that come faster than they are read are gone before they are looked for: whoever has printed something
+        // looks again at once.
+        if printed {
+            idle = Duration::from_millis(1);
+            continue;
+        }
         // Woken by what is written. That nobody is in charge any more wakes nobody, so that is asked for: often
         // after there was something, seldom later.
-        idle = if printed { Duration::from_millis(1) } else { (idle * 2).min(Duration::from_secs(1)) };
+        idle = (idle * 2).min(Duration::from_secs(1));
         if let Some(watch) = &watch {
             watch.wait(idle);
         }
@@ -85,14 +91,20 @@ fn newer(path: &Path, current: Option<&Reader>) -> std::io::Result<Vec<Reader>> 
     let known = current.map(|reader| identity(reader.get_ref())).transpose()?;
     let mut seen = Vec::new();
     let mut files = Vec::new();
+    let mut missing = false;
     for age in 0..MOST_FILES {
         let file = match File::open(aged(path, age)) {
             Ok(file) => file,
-            // Just before its first line, or between two files.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && age == 0 => continue,
+            // Just before its first line; or the writer makes room for the next file, by a gap that goes from the oldest
+            // to the first one.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !missing => {
+                missing = true;
+                continue;
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
             Err(error) => return Err(error),
         };
+        missing = false;
         let identity = identity(&file)?;
         if known == Some(identity) {
             break;
@@ -165,6 +177,7 @@ fn copy(
 ) -> std::io::Result<Copied> {
     let mut text = Vec::new();
     let mut copied = Copied { lines: 0, after_end: false };
+    let mut last = Stream::Stdout;
     loop {
         text.clear();
         let length = reader.by_ref().read_until(b'\n', &mut text)?;
@@ -184,6 +197,12 @@ fn copy(
                 copied.after_end = true;
                 break;
             }
+        }
+        // Both may keep what they get, and may lead to the same place.
+        if line.stream != last {
+            out.flush()?;
+            err.flush()?;
+            last = line.stream;
         }
         let target: &mut dyn Write = if line.stream == Stream::Stdout { out } else { err };
         if query.timestamps {

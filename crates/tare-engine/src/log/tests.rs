@@ -126,6 +126,25 @@ fn a_follower_misses_nothing_across_files() {
 }
 
 #[test]
+fn files_are_found_while_the_writer_makes_room_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.json");
+    let mut log = writer(&path, 300, 4);
+    let mut number = 0;
+    while !aged(&path, 3).exists() {
+        log.write(Stream::Stdout, format!("{number}\n").as_bytes());
+        number += 1;
+    }
+    let oldest = fs::read_to_string(aged(&path, 3)).unwrap().lines().count();
+    let rest: String = (oldest..number).map(|number| format!("{number}\n")).collect();
+    // The oldest goes, then each takes the place of the one before it.
+    for age in (0..3).rev() {
+        fs::rename(aged(&path, age), aged(&path, age + 1)).unwrap();
+        assert_eq!(read(&path, &LogQuery::default()).0, rest, "a gap at {age}");
+    }
+}
+
+#[test]
 fn times_and_attributes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log.json");

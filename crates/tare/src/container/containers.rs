@@ -144,6 +144,9 @@ fn kill(engine: &Engine, given: &Given) -> Result<u8> {
     }))
 }
 
+/// Bytes of a log that are printed together.
+const BUFFER: usize = 64 * 1024;
+
 fn logs(engine: &Engine, given: &Given) -> Result<u8> {
     let query = LogQuery {
         follow: given.on("follow")?,
@@ -156,8 +159,10 @@ fn logs(engine: &Engine, given: &Given) -> Result<u8> {
     let [container] = given.words()[..] else {
         return Err(Error::new(Kind::Usage, "logs are of one container"));
     };
-    let mut out = io::stdout().lock();
-    let written = engine.logs(container, &query, &mut out, &mut io::stderr().lock());
+    // A line at a time would be slower than containers write.
+    let mut out = io::BufWriter::with_capacity(BUFFER, io::stdout().lock());
+    let mut err = io::BufWriter::with_capacity(BUFFER, io::stderr().lock());
+    let written = engine.logs(container, &query, &mut out, &mut err);
     match written.and_then(|()| out.flush().doing(|| "write to standard output")) {
         Err(error) if failure::is_deaf_reader(&error) => Ok(0),
         result => result.map(|()| 0),

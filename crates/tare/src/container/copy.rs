@@ -84,7 +84,9 @@ fn copy(engine: &Engine, given: &Given) -> Result<u8> {
         }
         _ => return Err(usage("must specify at least one container source")),
     };
-    report(&copied, quiet || given.on("quiet")?, to);
+    // As Docker: nobody looks at a file or a pipe.
+    let silent = given.maybe("quiet")?.unwrap_or(!io::stdout().is_terminal());
+    report(&copied, quiet || silent, to);
     Ok(0)
 }
 
