@@ -1,7 +1,7 @@
 //! Published ports: other ones while the container runs, and what the host's firewall says to them, whenever it says it.
 #![forbid(unsafe_code)]
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -225,6 +225,30 @@ fn a_container_of_one_family_is_reached_by_the_other_and_answers_from_where_it_w
     assert_eq!(get("::1", 8080), "first");
     assert_eq!(get_from(&remote, &remote.machine, 8080), "first");
     answers("six", "[::]:53", 5353, &["127.0.0.1", &remote.machine, "::1"]);
+}
+
+#[test]
+fn a_client_whose_machine_has_vanished_is_given_up_by_the_proxy() {
+    let (host, remote) = (Host::new(), Remote::new());
+    for (setting, value) in [("time", "1"), ("intvl", "1"), ("probes", "2")] {
+        std::fs::write(format!("/proc/sys/net/ipv4/tcp_keepalive_{setting}"), value).unwrap();
+    }
+    let script = "sleep 600 | nc -l -p 80 | { read line; touch /came; cat; touch /gone; }; exec sleep 600";
+    host.detached(&["--name", "web", "-p", "8080:80"], script);
+    let is_there = |file: &str| host.tare(["exec", "web", "test", "-e", file]).run().code() == 0;
+    let mut client = remote.within(|| {
+        let connect = || TcpStream::connect((&*remote.machine6, 8080)).ok();
+        let mut client = None;
+        eventually("it is connected", || {
+            client = connect().filter(|mut client| client.write_all(b"hello\n").is_ok());
+            std::thread::sleep(Duration::from_millis(100));
+            is_there("/came")
+        });
+        client
+    });
+    assert!(client.as_mut().is_some_and(|client| client.write_all(b"hello\n").is_ok()));
+    remote.ip(&["link", "set", "eth0", "down"]);
+    eventually("its connection to the container is closed", || is_there("/gone"));
 }
 
 #[test]

@@ -169,6 +169,8 @@ impl Proxy {
             Ok(client) => client,
             Err(err) => return self.spare.turn_away(socket.as_fd(), Some(err)),
         };
+        // One whose machine has vanished would have its place for ever (tcp(7), tcp_keepalive_time).
+        let _ = rustix::net::sockopt::set_socket_keepalive(&client, true);
         let from = from.and_then(|from| SocketAddr::try_from(from).ok()).filter(|_| self.keeps);
         let slot = match self.pairs.iter().position(Option::is_none) {
             Some(slot) => slot,
