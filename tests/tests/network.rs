@@ -619,6 +619,21 @@ fn ipv6_is_reached_from_other_hosts() {
 }
 
 #[test]
+fn a_network_that_no_container_could_start_on_is_refused() {
+    let (host, remote) = (Host::new(), Remote::new());
+    let refused = |flags: &[&str], complaint: &str| {
+        let create = host.tare(["network", "create"]).args(flags).arg("lan").run();
+        create.fails(1).complains_of(&[complaint]);
+    };
+    refused(&["--ipv6", "--opt", "mtu=1279"], "IPv6 needs 1280");
+    refused(&["--subnet", "10.77.0.0/24", "--gateway", "10.77.0.255"], "10.77.0.255 is no address for one");
+    // The host's own way out has less than IPv6 needs.
+    run(&["ip", "link", "set", &remote.link, "mtu", "1000"]);
+    host.tare(["network", "create", "--ipv6", "lan"]).run().ok();
+    assert!(inside(&host, "lan", "ip link show eth0").contains("mtu 1280"));
+}
+
+#[test]
 fn a_macvlan_link_is_on_the_hosts_own_network() {
     let (host, remote) = (Host::new(), Remote::new());
     let subnet = format!("{}.0/24", remote.machine.rsplit_once('.').unwrap().0);

@@ -25,6 +25,9 @@ pub const DEFAULT: &str = "bridge";
 /// Words that stand for no network of ours.
 pub const RESERVED: [&str; 4] = ["host", "none", "default", "private"];
 
+/// The smallest packet that a link of IPv6 has to pass (RFC 8200, 5).
+const LEAST_IPV6: u32 = 1280;
+
 /// Options that Docker gives bridges, and ours.
 mod option {
     pub const MTU: [&str; 2] = ["mtu", "com.docker.network.driver.mtu"];
@@ -276,6 +279,10 @@ impl Networks {
         let wanted_size = if name == DEFAULT { pool::DEFAULT_PREFIX } else { pool::PREFIX };
         network.pools = pool::choose(wanted, wanted_size, &routes.taken, &others, &id).doing(what)?;
         network.ipv6 |= network.pools.iter().any(|pool| !pool.subnet.is_ipv4());
+        if network.ipv6 && network.mtu != 0 && network.mtu < LEAST_IPV6 {
+            return Err(Error::new(Kind::Usage, format!("{}: an mtu of {} with IPv6", what(), network.mtu))
+                .hint(format!("IPv6 needs {LEAST_IPV6} bytes; leave one of the two out")));
+        }
         let folder = self.folders.network(name);
         crate::folders::make_folder(&folder)?;
         write_json(&folder, "network.json", &network)?;
@@ -445,6 +452,7 @@ impl Networks {
             return Err(err.hint("start it again: the network has got another subnet"));
         }
         let mtu = match network.mtu {
+            0 if network.ipv6 => link::route_mtu(netlink, &routes).max(LEAST_IPV6),
             0 => link::route_mtu(netlink, &routes),
             mtu => mtu,
         };

@@ -112,6 +112,11 @@ fn complete(wanted: &WantedPool) -> Result<Pool> {
         Some(gateway) if !subnet.contains(gateway) => {
             return Err(wrong(format!("the gateway {gateway} does not lie in the subnet {subnet}")));
         }
+        // The whole subnet's, and everybody's in it.
+        Some(gateway) if gateway.is_ipv4() && (gateway == subnet.first || gateway == subnet.last()) => {
+            return Err(wrong(format!("the gateway {gateway} is no address for one in the subnet {subnet}"))
+                .hint("leave --gateway out, or give one in between"));
+        }
         Some(gateway) => gateway,
         None => from_number(crate::subnet::number(subnet.first) + 1, subnet.is_ipv4()),
     };
@@ -165,6 +170,9 @@ mod tests {
         assert!(ask("10.9.0.0/16", Some("10.8.0.0/24"), None).is_err());
         assert!(ask("10.9.0.0/16", Some("10.0.0.0/8"), None).is_err());
         assert!(ask("10.9.0.0/16", None, Some("10.8.0.1")).is_err());
+        assert!(ask("10.9.0.0/16", None, Some("10.9.0.0")).is_err());
+        assert!(ask("10.9.0.0/16", None, Some("10.9.255.255")).is_err());
+        ask("fd00::/64", None, Some("fd00::")).unwrap();
         assert!(ask("127.0.0.0/8", None, None).is_err());
         assert!(ask("224.0.0.0/8", None, None).is_err());
     }
