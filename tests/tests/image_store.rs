@@ -141,6 +141,9 @@ fn rmi_refuses_what_is_needed_in_dockers_words() {
     host.tare(["rmi", "busybox"]).run().ok();
     assert_eq!(listed(&host, "blobs/sha256").len() + listed(&host, "ids").len(), 0);
     host.tare(["rmi", "nobody"]).run().fails(1).complains_of(&["no such image: nobody"]);
+    let forced = host.tare(["rmi", "-f", "nobody"]).run();
+    assert_eq!(forced.code(), 0, "as Docker: {forced:?}");
+    forced.complains_of(&["no such image: nobody"]);
 }
 
 #[test]

@@ -74,6 +74,14 @@ fn published_ports_change_while_it_runs() {
 }
 
 #[test]
+fn ports_of_a_container_in_the_hosts_network_are_warned_of() {
+    let host = Host::new();
+    let out = host.sh(&["--network", "host", "-p", "8080:80"], "true");
+    out.ok();
+    out.complains_of(&["published ports", "--network host"]);
+}
+
+#[test]
 fn ports_that_cannot_be_had_change_nothing() {
     let host = Host::new();
     own_network();

@@ -180,6 +180,10 @@ pub fn plan(request: &CreateRequest, image: &ImageSays, facts: &Facts) -> Result
     check_runtime(&host.runtime)?;
     check_network(host)?;
     let mut warnings = Vec::new();
+    if host.network_mode == "host" && (host.publish_all_ports || !host.port_bindings.is_empty()) {
+        warnings
+            .push("published ports mean nothing with --network host: its ports are the host's".to_owned());
+    }
     let secure = security(host)?;
     let hostname = hostname(request, &facts.id);
     let mut process =

@@ -6,7 +6,7 @@ use tare_engine::{Engine, ImageSummary, Step};
 use tare_sys::{Error, Kind, Result};
 
 use crate::image::filters as image_filters;
-use crate::print::failure::each;
+use crate::print::failure::{self, each};
 use crate::print::human;
 use crate::print::table::{self, Column, Row};
 use crate::print::terminal::{harmless, say};
@@ -223,7 +223,14 @@ fn known(created: i64, words: String) -> String {
 fn remove(engine: &Engine, given: &Given) -> Result<u8> {
     let (force, no_prune) = (given.on("force")?, given.on("no-prune")?);
     Ok(each(&given.words(), |word| {
-        let lines = engine.remove_image(word, given.text("platform"), force, no_prune)?;
+        let lines = match engine.remove_image(word, given.text("platform"), force, no_prune) {
+            // As Docker: that is what was to be reached, and it is told.
+            Err(err) if force && err.kind() == Kind::NotFound => {
+                failure::print(&err);
+                return Ok(());
+            }
+            lines => lines?,
+        };
         say(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
     }))
 }

@@ -196,6 +196,7 @@ const SYSTEM: Group = Group {
     places: &[
         place("boot", &boot::BOOT),
         place("df", &disk::DF),
+        place("events", &events::EVENTS),
         place("info", &info::INFO),
         place("prune", &prune::SYSTEM),
         place("service", &boot::SERVICE),
