@@ -301,6 +301,14 @@ fn one_whose_record_is_damaged_and_whose_monitor_was_killed_is_removed_with_all_
         let container = host.pid(name);
         kill_monitors(&host);
         std::fs::write(host.root().join("containers").join(&id).join(file), "").expect("an empty file");
+        let shown = host.tare(["ps", "-a"]).run();
+        assert!(!shown.ok().contains(name));
+        shown.complains_of(&[
+            "a container is not shown",
+            &id,
+            file,
+            "the file is damaged; `tare rm --force`",
+        ]);
         let within = tare_tests::stretched(Duration::from_secs(5));
         host.tare(["rm", "-f", name]).within(within).run().ok();
         eventually("it has ended", || Process::by_id(container).is_none_or(|process| !process.is_alive()));

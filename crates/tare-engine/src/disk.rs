@@ -86,7 +86,7 @@ impl Engine {
         let state = &self.roots().state;
         let mut images_of = Vec::new();
         let mut counter = Counter::default();
-        for summary in self.list(&ListQuery { all: true, ..ListQuery::default() })? {
+        for summary in self.list(&ListQuery { all: true, ..ListQuery::default() })?.0 {
             let folders = self.roots().folders(&summary.id);
             let Ok(record) = folders.record() else { continue };
             let status = folders.status().ok().flatten().unwrap_or_else(Status::created);

@@ -49,7 +49,7 @@ impl Engine {
 
     /// About the host and the engine, in Docker's words.
     pub fn info(&self) -> Result<serde_json::Value> {
-        let containers = self.list(&ListQuery { all: true, ..ListQuery::default() })?;
+        let (containers, _) = self.list(&ListQuery { all: true, ..ListQuery::default() })?;
         let images = self.images()?.list()?.len();
         Ok(facts::info(&self.roots, &containers, images))
     }

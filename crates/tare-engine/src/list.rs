@@ -207,10 +207,10 @@ fn is_ancestor(container: &Summary, value: &str, others: &Others) -> bool {
 }
 
 impl Engine {
-    /// The containers that are wanted, the newest first.
+    /// The containers that are wanted, the newest first; and why others cannot be shown, whose records are damaged.
     ///
     /// Errors: [`Kind::NotFound`] for a container that a filter compares with.
-    pub fn list(&self, query: &ListQuery) -> Result<Vec<Summary>> {
+    pub fn list(&self, query: &ListQuery) -> Result<(Vec<Summary>, Vec<Error>)> {
         let roots = self.roots();
         sweep::sweep(roots)?;
         let mut others = Others::default();
@@ -233,16 +233,32 @@ impl Engine {
         let now = Moment::now();
         let published = published(roots);
         let needs_mounts = query.has("volume");
-        let mut list = Vec::new();
+        let (mut list, mut damaged) = (Vec::new(), Vec::new());
+        // One that is just being made or removed is not there yet, or no more.
+        let mut unreadable = |err: Error| {
+            if err.kind() == Kind::Corrupt {
+                damaged.push(err);
+            }
+        };
         for id in roots.ids()? {
             let folders = roots.folders(&id);
-            // One that is just being made or removed is not there yet, or no more.
-            let Ok(status) = folders.status() else { continue };
-            let status = status.unwrap_or_else(Status::created);
+            let status = match folders.status() {
+                Ok(status) => status.unwrap_or_else(Status::created),
+                Err(err) => {
+                    unreadable(err);
+                    continue;
+                }
+            };
             if !all && matches!(status.state, State::Created | State::Exited) {
                 continue;
             }
-            let Ok(record) = folders.record() else { continue };
+            let record = match folders.record() {
+                Ok(record) => record,
+                Err(err) => {
+                    unreadable(err);
+                    continue;
+                }
+            };
             let created = Moment::parse(&record.created).map_or(0, |moment| moment.0);
             others.record = (created, record.layers.clone());
             let mut summary = summary(&record, &status, now);
@@ -270,7 +286,7 @@ impl Engine {
             summary.size = query.size.then(|| size(self, &record));
             summary
         };
-        Ok(list.into_iter().map(measured).collect())
+        Ok((list.into_iter().map(measured).collect(), damaged))
     }
 }
 

@@ -3,6 +3,7 @@
 use tare_engine::{Engine, ListQuery, Summary};
 use tare_sys::Result;
 
+use crate::print::failure;
 use crate::print::human;
 use crate::print::table::{self, Column, Row};
 use crate::print::terminal::say;
@@ -75,7 +76,13 @@ fn ps(engine: &Engine, given: &Given) -> Result<u8> {
     };
     given.values("filter", parse::pair("filter"))?;
     given.texts("filter").into_iter().try_for_each(|filter| query.filter(filter))?;
-    let containers = engine.list(&query)?;
+    let (containers, damaged) = engine.list(&query)?;
+    for err in damaged {
+        failure::warn(&match err.hint_text() {
+            Some(hint) => format!("a container is not shown: {err}; {hint}"),
+            None => format!("a container is not shown: {err}"),
+        });
+    }
     let whole = given.on("no-trunc")?;
     if given.on("quiet")? {
         let ids = containers.iter().map(|container| format!("{}\n", id(container, whole)));
