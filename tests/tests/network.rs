@@ -449,8 +449,9 @@ fn a_connect_that_was_killed_at_any_step_is_undone_by_the_next_or_by_a_disconnec
     change("disconnect").run().ok();
     let all = steps(std::fs::read_to_string(&file).unwrap().lines());
     // Its first one is that it is executed.
-    let mut killed = 0;
+    let (mut killed, mut rounds) = (0, 0);
     for (round, step) in some(&all[1..], 24).enumerate() {
+        rounds += 1;
         // Not every call has as many steps.
         killed += usize::from(traced(&["-e", &before(step)], change("connect")).run().code() == KILLED);
         let connected = match round % 2 {
@@ -470,7 +471,7 @@ fn a_connect_that_was_killed_at_any_step_is_undone_by_the_next_or_by_a_disconnec
             assert_eq!(links(), 1, "{step:?}");
         }
     }
-    assert!(killed > 5, "{killed}");
+    assert!(killed * 2 > rounds, "{killed} of {rounds}");
     let ruleset = run(&["nft", "list", "ruleset"]);
     assert_eq!(ruleset.matches("\"tv").count(), 4, "each of two in two sets: {ruleset}");
 }
